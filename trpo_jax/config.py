@@ -1,0 +1,215 @@
+"""Settings: `TRPOConfig` is static, `HParams` is traced. Nothing is ambiguous between the two."""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from dataclasses import field
+from typing import Any, Literal, Self, get_args, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _setting(default: Any, help: str, check: Callable[[Any], Any] | None = None, want: str = ""):
+    """A dataclass field with its help text and its validity test beside it."""
+    return field(default=default, metadata={"help": help, "check": check, "want": want})
+
+
+def _at_least(bound: int) -> tuple[Callable[[Any], Any], str]:
+    return lambda value: value >= bound, f"a whole number >= {bound}"
+
+
+_POSITIVE = (lambda x: np.isfinite(x) & (x > 0), "a finite number > 0")
+_NON_NEGATIVE = (lambda x: np.isfinite(x) & (x >= 0), "a finite number >= 0")
+_UNIT = (lambda x: (x >= 0) & (x <= 1), "a number in [0, 1]")
+_OPEN_UNIT = (lambda x: (x > 0) & (x < 1), "a number strictly between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class TRPOConfig:
+    """Whatever fixes a shape, a loop bound or a branch. Frozen and hashable.
+
+    The defaults are those of the TRPO and GAE papers and of their careful reimplementations:
+    64 × 64 tanh networks, 10 conjugate gradient iterations, 10 epochs of value regression.
+    Raises `ValueError` on construction if a field has a value that cannot work.
+    """
+
+    num_envs: int = _setting(8, "environments stepped side by side (N)", *_at_least(1))
+    num_steps: int = _setting(256, "steps of each environment per update (T)", *_at_least(1))
+
+    hidden_sizes: tuple[int, ...] = _setting(
+        (64, 64),
+        "widths of the hidden layers, of policy and critic alike",
+        lambda sizes: all(isinstance(size, int) and size >= 1 for size in sizes),
+        "a tuple of whole numbers >= 1",
+    )
+    activation: Literal["tanh", "relu", "leaky_relu", "elu", "silu", "gelu"] = _setting(
+        "tanh", "non-linearity of the hidden layers"
+    )
+    network: Literal["auto", "mlp", "cnn"] = _setting(
+        "auto", "network body; auto takes a CNN for observations [height, width, channels]"
+    )
+    action_bounds: Literal["clip", "tanh"] = _setting(
+        "clip", "how an unbounded Gaussian action is brought into a Box at the environment's door"
+    )
+
+    initial_log_std: float = _setting(
+        0.0, "logarithm of the first standard deviation of a Gaussian policy", np.isfinite, "finite"
+    )
+
+    curvature: Literal["gauss_newton", "hvp"] = _setting(
+        "gauss_newton", "product with the Fisher matrix: Jᵀ F J v, or jvp of grad of the mean KL"
+    )
+    cg_iterations: int = _setting(10, "upper bound on conjugate gradient iterations", *_at_least(1))
+    solver_dtype: Literal["float32", "float64"] = _setting(
+        "float32", "precision of curvature products and conjugate gradients"
+    )
+    curvature_chunk_size: int | None = _setting(
+        None,
+        "examples per micro-batch of gradient and curvature (bounds memory); none takes them all",
+        lambda size: size is None or size >= 1,
+        "None or a whole number >= 1",
+    )
+    line_search: bool = _setting(True, "backtrack until KL ≤ max_kl; without: natural gradient")
+    max_backtracks: int = _setting(10, "times the step may be shrunk", *_at_least(0))
+
+    value_epochs: int = _setting(10, "passes of the value regression per update", *_at_least(0))
+    value_minibatch_size: int | None = _setting(
+        None,
+        "examples per step of the value fit; none takes the divisor of the batch nearest to 128",
+        lambda size: size is None or size >= 1,
+        "None or a whole number >= 1",
+    )
+    value_target: Literal["lambda_return", "monte_carlo"] = _setting(
+        "lambda_return",
+        "what the critic regresses on: advantage + value, or discounted return with bootstrap",
+    )
+
+    normalize_observations: bool = _setting(False, "standardise observations by running statistics")
+    normalize_rewards: bool = _setting(False, "divide rewards by the running deviation of returns")
+    normalize_advantages: bool = _setting(True, "zero mean and unit variance per batch")
+
+    def __post_init__(self):
+        if isinstance(self.hidden_sizes, Sequence):
+            object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
+        for spec, hint in _fields_with_types(type(self)):
+            _check_type(spec.name, getattr(self, spec.name), hint)
+            _check_value(spec, getattr(self, spec.name))
+        if self.batch_size % self.minibatch_size:
+            near = [str(size) for size in sorted(_divisors(self.batch_size, self.minibatch_size)[:3])]
+            raise ValueError(
+                f"value_minibatch_size={self.value_minibatch_size} does not divide "
+                f"num_envs × num_steps = {self.batch_size}; use {' or '.join(near)}"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        """Transitions per update, B = T · N."""
+        return self.num_envs * self.num_steps
+
+    @property
+    def minibatch_size(self) -> int:
+        """Examples per gradient step of the value fit; always divides the batch."""
+        return self.value_minibatch_size or _divisors(self.batch_size, 128)[0]
+
+    def replace(self, **changes) -> Self:
+        """A copy with some fields changed, validated again."""
+        _check_names(type(self), changes)
+        return dataclasses.replace(self, **changes)
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
+class HParams:
+    """Whatever is only a number: a sweep may vary it without compiling again.
+
+    A pytree. Every field is a scalar, or an array with a leading axis when `vmap` runs a sweep.
+    Raises `ValueError` on construction if a concrete value cannot work; traced values pass.
+    """
+
+    max_kl: float = _setting(0.01, "trust region: bound δ on the mean KL of an update", *_POSITIVE)
+    gamma: float = _setting(0.99, "discount γ", *_UNIT)
+    gae_lambda: float = _setting(0.95, "λ of generalised advantage estimation", *_UNIT)
+    cg_damping: float = _setting(0.1, "multiple of the identity added to H", *_NON_NEGATIVE)
+    cg_tol: float = _setting(1e-8, "conjugate gradients stop at ‖r‖ ≤ tol · ‖g‖", *_NON_NEGATIVE)
+    backtrack_factor: float = _setting(0.8, "shrinkage β of the line search", *_OPEN_UNIT)
+    accept_ratio: float = _setting(
+        0.0, "least share of the predicted improvement that a step must achieve", *_UNIT
+    )
+    entropy_coef: float = _setting(0.0, "weight of the entropy in the surrogate", *_NON_NEGATIVE)
+    value_learning_rate: float = _setting(1e-3, "Adam's step size in the value fit", *_POSITIVE)
+
+    def __post_init__(self):
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            if isinstance(value, jax.core.Tracer):
+                continue
+            try:
+                concrete = np.asarray(value, dtype=np.float64)
+            except (TypeError, ValueError):
+                raise ValueError(f"{spec.name}={value!r} is not a number") from None
+            _check_value(spec, concrete, shown=value)
+
+    def replace(self, **changes) -> Self:
+        """A copy with some fields changed, validated again."""
+        _check_names(type(self), changes)
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def stack(cls, settings: Sequence["HParams"]) -> "HParams":
+        """One `HParams` whose fields have a leading axis, ready for `vmap` over the settings."""
+        return jax.tree.map(lambda *leaves: jnp.stack([jnp.float32(x) for x in leaves]), *settings)
+
+    def as_arrays(self) -> "HParams":
+        """The same numbers as float32 arrays, so that one program serves them all."""
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), self)
+
+    def tree_flatten_with_keys(self):
+        """Children with their keys, for `jax.tree_util`."""
+        names = [spec.name for spec in dataclasses.fields(self)]
+        return [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names], None
+
+    @classmethod
+    def tree_unflatten(cls, _, leaves):
+        """Rebuild without validation: JAX fills trees with tracers, axes and placeholders."""
+        tree = object.__new__(cls)
+        for spec, leaf in zip(dataclasses.fields(cls), leaves, strict=True):
+            object.__setattr__(tree, spec.name, leaf)
+        return tree
+
+
+def _fields_with_types(cls):
+    hints = get_type_hints(cls)
+    return [(spec, hints[spec.name]) for spec in dataclasses.fields(cls)]
+
+
+def _check_names(cls, changes):
+    known = [spec.name for spec in dataclasses.fields(cls)]
+    for name in changes:
+        if name not in known:
+            raise ValueError(f"{cls.__name__} has no field {name!r}; it has {', '.join(known)}")
+
+
+def _check_type(name: str, value: Any, hint: Any):
+    choices = get_args(hint)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(choices)}")
+    elif hint is bool and not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be True or False")
+    elif hint in (int, int | None) and value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Integral)):
+        raise ValueError(f"{name}={value!r} must be a whole number")
+
+
+def _check_value(spec: dataclasses.Field, value: Any, shown: Any = None):
+    check, want = spec.metadata["check"], spec.metadata["want"]
+    if check is not None and not np.all(check(value)):
+        raise ValueError(f"{spec.name}={value if shown is None else shown} must be {want}")
+
+
+def _divisors(number: int, wanted: int) -> list[int]:
+    """The divisors of a number, those nearest in ratio to the wanted one first."""
+    divisors = [size for size in range(1, number + 1) if number % size == 0]
+    return sorted(divisors, key=lambda size: abs(math.log(size / wanted)))

@@ -1,0 +1,121 @@
+"""brax environments, and objects written in their style."""
+
+import contextlib
+import io
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from trpo_jax.envs.base import Box, Environment, EnvStep
+
+
+@contextlib.contextmanager
+def _quietly():
+    """Without brax's notices that warp is missing and that MJX is its successor."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+with _quietly():
+    from brax import envs as brax_envs
+
+_BACKENDS = ("generalized", "spring", "positional", "mjx")
+_SELF_RESETTING = ("AutoResetWrapper", "VmapWrapper", "DomainRandomizationVmapWrapper")
+
+
+def list_ids() -> list[str]:
+    """The ids that can be trained."""
+    return sorted(brax_envs._envs)
+
+
+def make(name: str, episode_length: int = 1000, action_repeat: int = 1, **kwargs):
+    """An environment by its brax id; other keywords, such as `backend`, go to its class."""
+    backend = kwargs.get("backend", _BACKENDS[0])
+    if backend not in _BACKENDS:
+        raise ValueError(f"backend={backend!r} is unknown; use one of {', '.join(_BACKENDS)}")
+    try:
+        with _quietly():
+            env = brax_envs.get_environment(name, **kwargs)
+    except TypeError as error:
+        raise ValueError(f"environment {name!r} does not take {kwargs}: {error}") from None
+    return BraxEnvironment(env, episode_length, action_repeat, name)
+
+
+class BraxEnvironment(Environment):
+    """A brax environment with a time limit of `episode_length` steps.
+
+    Episodes restart from fresh initial states. The time limit truncates; `done` terminates.
+    Every action is held for `action_repeat` steps of the environment, whose rewards are summed.
+    """
+
+    costly_reset = True
+
+    def __init__(
+        self,
+        env: Any,
+        episode_length: int = 1000,
+        action_repeat: int = 1,
+        name: str | None = None,
+    ):
+        for label, value in (("episode_length", episode_length), ("action_repeat", action_repeat)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{label}={value!r} must be a whole number >= 1")
+        self.name = name or type(env.unwrapped).__name__.lower()
+        _refuse_self_resetting(env, self.name)
+        self._env = env
+        self._action_repeat = action_repeat
+        self.max_episode_steps = -(-episode_length // action_repeat)
+        self.action_space = Box(-1.0, 1.0, (int(env.action_size),))
+        state = jax.eval_shape(env.reset, jax.random.key(0))
+        if not hasattr(state.obs, "shape"):
+            raise ValueError(
+                f"observations of {self.name} are {sorted(state.obs)}: a dictionary; one array is "
+                "needed, so choose another observation mode or wrap the environment"
+            )
+        self.obs_shape = tuple(state.obs.shape)
+
+    def reset(self, key: jax.Array):
+        """Begin an episode from a fresh initial state."""
+        state = self._env.reset(key)
+        return (state, jnp.int32(0)), state.obs
+
+    def step(self, key: jax.Array, state: Any, action: jax.Array):
+        """One step; brax is deterministic and needs no key."""
+        del key
+        brax_state, time = state
+        brax_state, reward = self._repeat(brax_state, action)
+        time = time + 1
+        cut = jnp.asarray(brax_state.info.get("truncation", False), bool)
+        return (brax_state, time), EnvStep(
+            obs=brax_state.obs,
+            reward=reward,
+            terminated=(brax_state.done > 0) & ~cut,
+            truncated=(time >= self.max_episode_steps) | cut,
+        )
+
+    def _repeat(self, state: Any, action: jax.Array):
+        if self._action_repeat == 1:
+            state = self._env.step(state, action)
+            return state, state.reward
+
+        def once(carried, _):
+            stepped = self._env.step(carried, action)
+            alive = carried.done == 0
+            kept = jax.tree.map(lambda new, old: jnp.where(alive, new, old), stepped, carried)
+            return kept, jnp.where(alive, stepped.reward, 0)
+
+        state, rewards = jax.lax.scan(once, state, None, length=self._action_repeat)
+        return state, jnp.sum(rewards)
+
+
+def _refuse_self_resetting(env: Any, name: str):
+    while env is not None:
+        if type(env).__name__ in _SELF_RESETTING:
+            raise ValueError(
+                f"{name} is wrapped in brax's {type(env).__name__}; pass the environment without "
+                "it: batching and automatic reset are done here"
+            )
+        env = vars(env).get("env")

@@ -1,0 +1,144 @@
+"""gymnax environments (gymnax >= 1.0), and objects written in its style."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from trpo_jax.envs.base import ActionSpace, Box, Discrete, Environment, EnvStep, MultiDiscrete
+from trpo_jax.envs.deferred import deferred
+
+with deferred("seaborn", "matplotlib.pyplot"):
+    import gymnax
+    from gymnax.environments import spaces
+    from gymnax.environments.environment import Environment as GymnaxBase
+
+_REFUSED = {
+    "MNISTBandit-bsuite": "it downloads its data when it is made; choose another environment",
+}
+
+
+def list_ids() -> list[str]:
+    """The ids that can be trained, in gymnax's order."""
+    return [name for name in gymnax.registered_envs if name not in _REFUSED]
+
+
+def make(name: str, env_params: Any = None, **kwargs) -> "GymnaxEnvironment":
+    """An environment by its gymnax id; `kwargs` go to its class."""
+    if name in _REFUSED:
+        raise ValueError(f"environment {name!r} is refused: {_REFUSED[name]}")
+    try:
+        env, default_params = gymnax.make(name, **kwargs)
+    except TypeError as error:
+        raise ValueError(f"environment {name!r} does not take {kwargs}: {error}") from None
+    return GymnaxEnvironment(env, default_params if env_params is None else env_params, name)
+
+
+class GymnaxEnvironment(Environment):
+    """A gymnax environment with fixed parameters.
+
+    `env_params` is a parameter object of the environment, or a dict of the fields that differ
+    from its defaults. Observations of a Discrete space are one-hot.
+    """
+
+    def __init__(self, env: Any, env_params: Any = None, name: str | None = None):
+        self.name = name or env.name
+        self._env = env
+        self._params = _merge_params(env, env_params, self.name)
+        self._one_hot_size = _one_hot_size(env.observation_space(self._params))
+        self._bare = _is_bare(env)
+        self.obs_shape = self._find_obs_shape()
+        self._gymnax_action_space = env.action_space(self._params)
+        self.action_space = _action_space(self._gymnax_action_space, self.name)
+        limit = getattr(self._params, "max_steps_in_episode", None)
+        self.max_episode_steps = None if limit is None else int(limit)
+
+    def reset(self, key: jax.Array):
+        """Begin an episode."""
+        reset = self._env.reset_env if self._bare else self._env.reset
+        obs, state = reset(key, self._params)
+        return state, self._encode(obs)
+
+    def step(self, key: jax.Array, state: Any, action: jax.Array):
+        """One step without gymnax's own automatic reset.
+
+        A wrapper may have replaced `step` as a whole; then it is called, and what it resets by
+        itself is reset once more.
+        """
+        if isinstance(self._gymnax_action_space, spaces.Tuple):
+            action = tuple(action[..., i] for i in range(action.shape[-1]))  # pyright: ignore
+        if self._bare:
+            obs, state, reward, terminated, _ = self._env.step_env(
+                key, state, action, self._params
+            )
+            truncated = self._env.is_truncated(state, self._params)
+        else:
+            obs, state, reward, terminated, truncated = self._wrapped_step(key, state, action)
+        return state, EnvStep(self._encode(obs), reward, terminated, truncated)
+
+    def _wrapped_step(self, key, state, action):
+        returned = self._env.step(key, state, action, self._params)
+        if len(returned) != 6 or "final_observation" not in returned[-1]:
+            raise ValueError(
+                f"step of {self.name} hides the observation before its automatic reset; return "
+                "(obs, state, reward, terminated, truncated, info) with "
+                "info['final_observation'], as gymnax 1.0 does, or subclass trpo_jax.Environment"
+            )
+        _, state, reward, terminated, truncated, info = returned
+        return info["final_observation"], state, reward, terminated, truncated
+
+    def _encode(self, obs: jax.Array) -> jax.Array:
+        if self._one_hot_size is not None:
+            return jax.nn.one_hot(obs, self._one_hot_size, dtype=jnp.float32)
+        return obs
+
+    def _find_obs_shape(self) -> tuple[int, ...]:
+        _, obs = jax.eval_shape(self.reset, jax.random.key(0))
+        shape = getattr(obs, "shape", None)
+        if not shape:
+            raise ValueError(
+                f"observations of {self.name} are {obs}; one array with at least one axis is needed"
+            )
+        return tuple(shape)
+
+
+def _is_bare(env: Any) -> bool:
+    """Whether reset and step are gymnax's own, so that their parts may be called instead."""
+    kind = type(env)
+    return (
+        isinstance(env, GymnaxBase)
+        and kind.step is GymnaxBase.step
+        and kind.reset is GymnaxBase.reset
+    )
+
+
+def _merge_params(env: Any, env_params: Any, name: str) -> Any:
+    if env_params is None:
+        return env.default_params
+    if not isinstance(env_params, dict):
+        return env_params
+    try:
+        return env.default_params.replace(**env_params)
+    except TypeError:
+        known = ", ".join(vars(env.default_params))
+        raise ValueError(f"env_params={env_params} of {name}: the fields are {known}") from None
+
+
+def _one_hot_size(space: Any) -> int | None:
+    return int(space.n) if isinstance(space, spaces.Discrete) else None
+
+
+def _action_space(space: Any, name: str) -> ActionSpace:
+    if isinstance(space, spaces.Discrete):
+        return Discrete(int(space.n))
+    if isinstance(space, spaces.Box):
+        shape = tuple(int(size) for size in space.shape)
+        return Box(space.low, space.high, shape)
+    if isinstance(space, spaces.Tuple) and all(
+        isinstance(part, spaces.Discrete) for part in space.spaces
+    ):
+        return MultiDiscrete(tuple(int(part.n) for part in space.spaces))
+    raise ValueError(
+        f"action space {space} of {name} is not supported; "
+        "Discrete, Box and Tuple of Discrete are"
+    )

@@ -1,0 +1,84 @@
+"""Environments by name."""
+
+import difflib
+import functools
+import importlib
+from typing import Any
+
+from trpo_jax.envs.base import Environment
+
+_SUITES = ("gymnax", "brax")
+
+
+def make_env(env: Any, /, **kwargs) -> Environment:
+    """An environment from an id, or from an object of the user's.
+
+    `env` is "CartPole-v1", "hopper", "gymnax/CartPole-v1" or "brax/hopper"; a gymnax-style object
+    (`env_params=…` sets its parameters); a brax-style object (`episode_length=…`); or an
+    `Environment`, which is returned as it is. Keywords: `env_params` (gymnax; a dict of fields
+    will do), `episode_length`, `action_repeat`, `backend` (brax), and whatever the class takes.
+    The same call returns the same object, so that nothing is compiled twice.
+    Raises `ValueError` for an unknown id, with near matches.
+    """
+    if isinstance(env, Environment):
+        if kwargs:
+            raise ValueError(f"{env.name} is made already and takes no keywords: {kwargs}")
+        return env
+    if not isinstance(env, str):
+        return _adapt(env, kwargs)
+    try:
+        return _make_once(env, **kwargs)
+    except TypeError as error:
+        if "unhashable" not in str(error):
+            raise
+        return _make_once.__wrapped__(env, **kwargs)
+
+
+def list_environments() -> list[str]:
+    """Full ids, "suite/name", of everything that can be trained."""
+    return [f"{suite}/{name}" for suite in _SUITES for name in _suite(suite).list_ids()]
+
+
+@functools.lru_cache(maxsize=None)
+def _make_once(env_id: str, **kwargs) -> Environment:
+    prefix, _, rest = env_id.rpartition("/")
+    if prefix in _SUITES:
+        if rest not in _suite(prefix).list_ids() and not _is_refused(prefix, rest):
+            raise _unknown(env_id, _suite(prefix).list_ids())
+        return _suite(prefix).make(rest, **kwargs)
+    if not prefix:
+        for suite in _SUITES:
+            if rest in _suite(suite).list_ids() or _is_refused(suite, rest):
+                return _suite(suite).make(rest, **kwargs)
+    raise _unknown(env_id, [full_id.partition("/")[2] for full_id in list_environments()])
+
+
+def _suite(name: str):
+    """The adapter module, imported only when asked for."""
+    return importlib.import_module(f"trpo_jax.envs.{name}")
+
+
+def _is_refused(suite: str, name: str) -> bool:
+    return name in getattr(_suite(suite), "_REFUSED", ())
+
+
+def _unknown(env_id: str, known: list[str]) -> ValueError:
+    folded = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(env_id.rpartition("/")[2].lower(), folded, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(folded[name] for name in near)}?" if near else ""
+    return ValueError(f"unknown environment {env_id!r}; {hint or 'see trpo-jax envs'}")
+
+
+def _adapt(env: Any, kwargs: dict[str, Any]) -> Environment:
+    if hasattr(type(env), "action_size"):
+        from trpo_jax.envs.brax import BraxEnvironment
+
+        return BraxEnvironment(env, **kwargs)
+    if all(hasattr(env, name) for name in ("reset", "step", "action_space", "observation_space")):
+        from trpo_jax.envs.gymnax import GymnaxEnvironment
+
+        return GymnaxEnvironment(env, **kwargs)
+    raise ValueError(
+        f"{env!r} is neither an environment id nor a gymnax- or brax-style object; "
+        "see trpo_jax.Environment for how to write one"
+    )

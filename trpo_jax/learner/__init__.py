@@ -1,0 +1,26 @@
+"""The pure program: TrainState in, TrainState out."""
+
+from trpo_jax.learner.advantage import gae
+from trpo_jax.learner.evaluation import EpisodeStats
+from trpo_jax.learner.monitoring import Alarms, UpdateMetrics
+from trpo_jax.learner.normalization import RunningStatistics
+from trpo_jax.learner.rollout import rollout
+from trpo_jax.learner.trpo import Agent, PolicyStep, make_trpo
+from trpo_jax.learner.types import Batch, TrainState, Trajectory
+from trpo_jax.learner.value import fit_value
+
+__all__ = [
+    "Agent",
+    "Alarms",
+    "Batch",
+    "EpisodeStats",
+    "PolicyStep",
+    "RunningStatistics",
+    "TrainState",
+    "Trajectory",
+    "UpdateMetrics",
+    "fit_value",
+    "gae",
+    "make_trpo",
+    "rollout",
+]

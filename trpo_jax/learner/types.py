@@ -1,0 +1,107 @@
+"""What flows through the program. T steps, N environments, B = T · N transitions."""
+
+from typing import Any
+
+import jax
+from flax import struct
+
+from trpo_jax.learner.normalization import RunningStatistics
+from trpo_jax.policies.distributions import Distribution
+
+
+@struct.dataclass
+class EpisodeProgress:
+    """How far each environment's current episode is, and what the last ones returned."""
+
+    returns: jax.Array
+    """float32 [N]: undiscounted reward so far."""
+    lengths: jax.Array
+    """int32 [N]: steps so far."""
+    discounted: jax.Array
+    """float32 [N]: running discounted return, for reward normalisation."""
+    count: jax.Array
+    """int32 [N]: episodes that each environment has begun, modulo 2³²."""
+    last_mean_return: jax.Array
+    """float32: mean return of the episodes that ended in the last update in which any did."""
+    any_ended: jax.Array
+    """bool: whether an episode has ended at all."""
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a run is: immutable, a pytree, with the same types after every update."""
+
+    key: jax.Array
+    """Random key for the updates to come."""
+    num_updates: jax.Array
+    """int32: updates done. Environment steps are this times B: no counter of them overflows."""
+    policy_params: Any
+    """Parameters of π."""
+    value_params: Any
+    """Parameters of V."""
+    value_opt_state: Any
+    """State of the critic's optimiser."""
+    policy_step_state: Any
+    """What the policy step carries from update to update; () for TRPO."""
+    obs_statistics: RunningStatistics
+    """Of the observations up to the last update; leaves [*obs_shape]."""
+    return_statistics: RunningStatistics
+    """Of the running discounted return; leaves []."""
+    env_state: Any
+    """States of the environments, [N, ...]."""
+    obs: jax.Array
+    """float32 [N, *obs_shape]: what the policy sees next, not normalised."""
+    episodes: EpisodeProgress
+    """Bookkeeping of the episodes in progress."""
+
+
+@struct.dataclass
+class Trajectory:
+    """What a rollout recorded, time first."""
+
+    obs: jax.Array
+    """float32 [T, N, *obs_shape], not normalised. Values that are not finite are replaced by 0."""
+    next_obs: jax.Array
+    """The same, after the action and *before* any automatic reset."""
+    action: jax.Array
+    """[T, N] or [T, N, dimensions]: as sampled, before clipping or squashing."""
+    log_prob: jax.Array
+    """float32 [T, N]: log π_old(action|obs)."""
+    distribution: Distribution
+    """Parameters of π_old(·|obs), leaves [T, N, ...]."""
+    reward: jax.Array
+    """float32 [T, N], not normalised. Values that are not finite are replaced by 0."""
+    terminated: jax.Array
+    """bool [T, N]: ended in a terminal state, whose value is 0."""
+    truncated: jax.Array
+    """bool [T, N]: cut off, and not terminated; the value of next_obs goes on."""
+    valid: jax.Array
+    """bool [T, N]: observation, reward and next observation were finite. Others never count."""
+    episode_return: jax.Array
+    """float32 [T, N]: undiscounted reward of the episode up to and including this step."""
+    episode_length: jax.Array
+    """int32 [T, N]: steps of the episode up to and including this one."""
+
+
+@struct.dataclass
+class Batch:
+    """A flattened trajectory, ready for the policy step and the value fit; leaves [B, ...]."""
+
+    obs: jax.Array
+    """float32 [B, *obs_shape], normalised by the statistics that the rollout used."""
+    action: jax.Array
+    """[B] or [B, dimensions]."""
+    distribution: Distribution
+    """π_old(·|obs), computed from the parameters at hand."""
+    log_prob: jax.Array
+    """float32 [B]: log π_old(action|obs), likewise."""
+    entropy: jax.Array
+    """float32 [B]: entropy of π_old(·|obs)."""
+    advantage: jax.Array
+    """float32 [B], normalised if the configuration says so."""
+    value: jax.Array
+    """float32 [B]: V(obs) before the fit."""
+    value_target: jax.Array
+    """float32 [B]."""
+    weight: jax.Array
+    """float32 [B]: 1 for valid transitions, 0 for others."""

@@ -1,0 +1,148 @@
+"""Action distributions. Each is a pytree of its own parameters, with any leading batch axes.
+
+`log_prob`, `entropy` and `kl` are sums over action dimensions. `p.kl(q)` is D(p‖q), exactly 0 for
+q = p and never negative: it is computed from terms d ↦ eᵈ − 1 − d, each of them ≥ 0, so that a
+bound of 1e-6 can be tested in float32. `p.fisher_product(u)` is F·u with F the Fisher matrix of p
+in terms of its parameters, which is the Hessian of D(p‖·) at p.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+LOG_TWO_PI = math.log(2 * math.pi)
+
+
+def _excess(x: jax.Array) -> jax.Array:
+    """eˣ − 1 − x, without cancellation between the first two terms."""
+    return jnp.expm1(x) - x
+
+
+@struct.dataclass
+class Categorical:
+    """A choice among n actions; an action is an int32 in [0, n)."""
+
+    logits: jax.Array
+    """[..., n], not necessarily normalised."""
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """log p(action); action [...], result [...]."""
+        log_p = jax.nn.log_softmax(self.logits)
+        return jnp.take_along_axis(log_p, action[..., None], axis=-1)[..., 0]
+
+    def entropy(self) -> jax.Array:
+        """−Σ p log p, in nats; [...]."""
+        log_p = jax.nn.log_softmax(self.logits)
+        return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+    def kl(self, other: "Categorical") -> jax.Array:
+        """D(self‖other) = Σ p (eᵈ − 1 − d) with d = log q − log p; [...]."""
+        log_p, log_q = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
+        return jnp.sum(jnp.exp(log_p) * _excess(log_q - log_p), axis=-1)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """One action per batch element; int32 [...]."""
+        return jax.random.categorical(key, self.logits).astype(jnp.int32)
+
+    def mode(self) -> jax.Array:
+        """The most probable action; int32 [...]."""
+        return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
+
+    def fisher_product(self, tangent: "Categorical") -> "Categorical":
+        """(diag p − p pᵀ) u for the tangent u of the logits."""
+        p = jax.nn.softmax(self.logits)
+        mean = jnp.sum(p * tangent.logits, axis=-1, keepdims=True)
+        return Categorical(logits=p * (tangent.logits - mean))
+
+
+@struct.dataclass
+class MultiCategorical:
+    """Independent choices, one for each dimension; an action is int32 [..., dimensions]."""
+
+    logits: jax.Array
+    """[..., Σ nᵢ]: the logits of all dimensions, side by side."""
+    num_categories: tuple[int, ...] = struct.field(pytree_node=False)
+    """nᵢ: the number of choices of each dimension."""
+
+    def _parts(self) -> list[Categorical]:
+        ends = [sum(self.num_categories[: i + 1]) for i in range(len(self.num_categories) - 1)]
+        return [Categorical(part) for part in jnp.split(self.logits, ends, axis=-1)]
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """Σᵢ log pᵢ(actionᵢ); action [..., dimensions], result [...]."""
+        parts = self._parts()
+        return sum((part.log_prob(action[..., i]) for i, part in enumerate(parts)), jnp.zeros(()))
+
+    def entropy(self) -> jax.Array:
+        """Sum of the entropies, in nats; [...]."""
+        return sum((part.entropy() for part in self._parts()), jnp.zeros(()))
+
+    def kl(self, other: "MultiCategorical") -> jax.Array:
+        """Sum of D(selfᵢ‖otherᵢ); [...]."""
+        pairs = zip(self._parts(), other._parts(), strict=True)
+        return sum((mine.kl(theirs) for mine, theirs in pairs), jnp.zeros(()))
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """One action per batch element; int32 [..., dimensions]."""
+        keys = jax.random.split(key, len(self.num_categories))
+        samples = [part.sample(k) for part, k in zip(self._parts(), keys, strict=True)]
+        return jnp.stack(samples, axis=-1)
+
+    def mode(self) -> jax.Array:
+        """The most probable choice of every dimension; int32 [..., dimensions]."""
+        return jnp.stack([part.mode() for part in self._parts()], axis=-1)
+
+    def fisher_product(self, tangent: "MultiCategorical") -> "MultiCategorical":
+        """The product of each dimension, side by side."""
+        pairs = zip(self._parts(), tangent._parts(), strict=True)
+        products = [part.fisher_product(u).logits for part, u in pairs]
+        return self.replace(logits=jnp.concatenate(products, axis=-1))
+
+
+@struct.dataclass
+class DiagonalGaussian:
+    """Independent normal variables; an action is float32 [..., dimensions], unbounded.
+
+    What squashes or clips it on its way to the environment is the same map for every policy, so
+    probability ratios and KL are those of the Gaussian.
+    """
+
+    mean: jax.Array
+    """[..., dimensions]."""
+    log_std: jax.Array
+    """[..., dimensions]: logarithm of the standard deviation."""
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """Log-density in nats; action [..., dimensions], result [...]."""
+        z = (action - self.mean) * jnp.exp(-self.log_std)
+        return jnp.sum(-0.5 * z**2 - self.log_std - 0.5 * LOG_TWO_PI, axis=-1)
+
+    def entropy(self) -> jax.Array:
+        """Differential entropy Σ (log σ + ½ log 2πe), in nats; [...]."""
+        return jnp.sum(self.log_std + 0.5 * (1 + LOG_TWO_PI), axis=-1)
+
+    def kl(self, other: "DiagonalGaussian") -> jax.Array:
+        """D(self‖other) = ½ Σ (eˢ − 1 − s + (Δμ/σ_q)²) with s = 2 log(σ_p/σ_q); [...]."""
+        s = 2 * (self.log_std - other.log_std)
+        shift = (self.mean - other.mean) * jnp.exp(-other.log_std)
+        return 0.5 * jnp.sum(_excess(s) + shift**2, axis=-1)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """μ + σ ε; [..., dimensions]."""
+        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + jnp.exp(self.log_std) * noise
+
+    def mode(self) -> jax.Array:
+        """μ; [..., dimensions]."""
+        return self.mean
+
+    def fisher_product(self, tangent: "DiagonalGaussian") -> "DiagonalGaussian":
+        """diag(1/σ², 2) u for the tangent u of (μ, log σ)."""
+        return DiagonalGaussian(
+            mean=tangent.mean * jnp.exp(-2 * self.log_std), log_std=2 * tangent.log_std
+        )
+
+
+Distribution = Categorical | MultiCategorical | DiagonalGaussian

@@ -1,0 +1,200 @@
+"""Actor and critic as flax modules, each handed out as two or three pure functions."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from trpo_jax.policies.distributions import (
+    Categorical,
+    DiagonalGaussian,
+    Distribution,
+    MultiCategorical,
+)
+
+Params = Any
+
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "tanh": nn.tanh,
+    "relu": nn.relu,
+    "leaky_relu": nn.leaky_relu,
+    "elu": nn.elu,
+    "silu": nn.silu,
+    "gelu": nn.gelu,
+}
+_SATURATION = 0.99
+_CONV_CHANNELS = 16
+
+
+def _kernel_init(gain: float):
+    """Normal with deviation gain / √fan_in.
+
+    Not orthogonal: batched QR deadlocks the CPU client of jaxlib 0.10 as soon as `init` is vmapped.
+    """
+    return nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
+
+
+class Body(nn.Module):
+    """Hidden layers: [..., *obs_shape] to features [..., hidden_sizes[-1]].
+
+    For images a 3 × 3 convolution with 16 channels comes first, as is usual for MinAtar
+    (Young & Tian 2019). Everything runs at the highest matrix precision, so that probabilities
+    recomputed for an update are those of the rollout on every device.
+    """
+
+    obs_shape: tuple[int, ...]
+    hidden_sizes: tuple[int, ...]
+    activation: str
+    convolutional: bool
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> jax.Array:
+        """Features of a batch of observations with any leading axes."""
+        activate = _ACTIVATIONS[self.activation]
+        init = _kernel_init(1.0 if self.activation == "tanh" else 2.0**0.5)
+        batch_shape = obs.shape[: obs.ndim - len(self.obs_shape)]
+        x = obs.reshape(-1, *self.obs_shape)
+        if self.convolutional:
+            conv = nn.Conv(
+                _CONV_CHANNELS, (3, 3), padding="VALID", kernel_init=init, precision="highest"
+            )
+            x = activate(conv(x))
+            self.sow("intermediates", "units", x)
+        x = x.reshape(x.shape[0], -1)
+        for size in self.hidden_sizes:
+            x = activate(nn.Dense(size, kernel_init=init, precision="highest")(x))
+            self.sow("intermediates", "units", x)
+        return x.reshape(*batch_shape, x.shape[-1])
+
+
+class CategoricalHead(nn.Module):
+    """Features to a `Categorical` over `num_actions`."""
+
+    num_actions: int
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> Categorical:
+        """The small last layer makes the first policy nearly uniform."""
+        layer = nn.Dense(self.num_actions, kernel_init=_kernel_init(0.01), precision="highest")
+        return Categorical(logits=layer(features))
+
+
+class MultiCategoricalHead(nn.Module):
+    """Features to a `MultiCategorical` with one choice per entry of `num_categories`."""
+
+    num_categories: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> MultiCategorical:
+        """One layer gives the logits of all dimensions."""
+        size = sum(self.num_categories)
+        layer = nn.Dense(size, kernel_init=_kernel_init(0.01), precision="highest")
+        return MultiCategorical(logits=layer(features), num_categories=self.num_categories)
+
+
+class GaussianHead(nn.Module):
+    """Features to a `DiagonalGaussian`; log σ is a parameter of its own, whatever the state."""
+
+    num_dimensions: int
+    initial_log_std: float
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> DiagonalGaussian:
+        """The mean depends on the state; log σ is broadcast to the batch."""
+        layer = nn.Dense(self.num_dimensions, kernel_init=_kernel_init(0.01), precision="highest")
+        mean = layer(features)
+        initial = nn.initializers.constant(self.initial_log_std)
+        log_std = self.param("log_std", initial, (self.num_dimensions,), jnp.float32)
+        return DiagonalGaussian(mean=mean, log_std=jnp.broadcast_to(log_std, mean.shape))
+
+
+class Actor(nn.Module):
+    """Body and head."""
+
+    body: Body
+    head: nn.Module
+
+    def __call__(self, obs: jax.Array) -> Distribution:
+        """The action distribution for a batch of observations."""
+        return self.head(self.body(obs))  # pyright: ignore[reportCallIssue]
+
+
+class ValueNetwork(nn.Module):
+    """Body and one linear output."""
+
+    body: Body
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> jax.Array:
+        """V(obs), one number per observation."""
+        layer = nn.Dense(1, kernel_init=_kernel_init(1.0), precision="highest")
+        return layer(self.body(obs))[..., 0]
+
+
+class Policy(NamedTuple):
+    """A policy π(a|s) as pure functions."""
+
+    init: Callable[[jax.Array], Params]
+    """key -> params. Safe under `vmap`."""
+    apply: Callable[[Params, jax.Array], Distribution]
+    """(params, obs [..., *obs_shape]) -> distribution with the leading axes of obs."""
+    apply_with_units: Callable[[Params, jax.Array], tuple[Distribution, list[jax.Array]]]
+    """The same, and the activations of every hidden layer, [..., units]."""
+
+
+class Critic(NamedTuple):
+    """A value function V(s) as pure functions."""
+
+    init: Callable[[jax.Array], Params]
+    """key -> params. Safe under `vmap`."""
+    apply: Callable[[Params, jax.Array], jax.Array]
+    """(params, obs [..., *obs_shape]) -> values [...]."""
+
+
+def make_policy(body: Body, head: nn.Module) -> Policy:
+    """A policy with the given body and one of the three heads."""
+    actor = Actor(body, head)
+
+    def apply_with_units(params: Params, obs: jax.Array):
+        distribution, captured = actor.apply(params, obs, mutable=["intermediates"])
+        return distribution, list(captured["intermediates"]["body"].get("units", ()))
+
+    return Policy(
+        init=lambda key: actor.init(key, jnp.zeros(body.obs_shape, jnp.float32)),
+        apply=actor.apply,  # pyright: ignore[reportArgumentType]
+        apply_with_units=apply_with_units,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def make_critic(body: Body) -> Critic:
+    """A critic with the given body."""
+    network = ValueNetwork(body)
+    return Critic(
+        init=lambda key: network.init(key, jnp.zeros(body.obs_shape, jnp.float32)),
+        apply=network.apply,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def inactive_fraction(
+    activation: str, layers: Sequence[jax.Array], weight: jax.Array
+) -> jax.Array:
+    """Per hidden layer, the share of units that no example of the batch moves; [layers].
+
+    A unit (a channel, for convolutions) is inactive if over all examples with positive `weight`
+    [B] it is saturated, |a| > 0.99 with one sign throughout, for tanh; or if its output stays
+    at or below zero, which for relu means that no gradient passes, for the smoother ones that
+    it works on its flat side only. `layers` are activations [B, ..., units].
+    """
+
+    def inactive(units: jax.Array) -> jax.Array:
+        counts = (weight > 0).reshape(-1, *(1,) * (units.ndim - 1))
+        examples = tuple(range(units.ndim - 1))
+        if activation == "tanh":
+            high = jnp.all((units > _SATURATION) | ~counts, axis=examples)
+            low = jnp.all((units < -_SATURATION) | ~counts, axis=examples)
+            return jnp.mean(high | low)
+        return jnp.mean(jnp.all((units <= 0) | ~counts, axis=examples))
+
+    return jnp.stack([inactive(units) for units in layers]) if layers else jnp.zeros((0,))

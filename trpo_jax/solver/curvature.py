@@ -1,0 +1,53 @@
+"""Curvature products: H is never formed.
+
+The Hessian of the mean KL at the old parameters is the Fisher matrix, H = E[Jᵀ F J], where J is
+the Jacobian of the network's outputs and F the Fisher matrix of the distribution in terms of those
+outputs. The first two functions work for any scalar function; the third uses that identity.
+All of them run their matrix products at the highest precision: TF32 or bfloat16 would break the
+conjugacy that conjugate gradients live on.
+"""
+
+from collections.abc import Callable
+
+import jax
+
+from trpo_jax.solver.trees import Tree
+
+MatVec = Callable[[Tree], Tree]
+
+
+def hvp(fn: Callable[[Tree], jax.Array], params: Tree, vector: Tree) -> Tree:
+    """∇²fn(params) · vector, as the forward derivative of the gradient.
+
+    `fn` maps `params` to a scalar; `vector` and the result are shaped like `params`.
+    Pearlmutter 1994, eq. 3, in the forward-over-reverse form.
+    """
+    with jax.default_matmul_precision("highest"):
+        return jax.jvp(jax.grad(fn), (params,), (vector,))[1]
+
+
+def linearized_hvp(fn: Callable[[Tree], jax.Array], params: Tree) -> MatVec:
+    """v ↦ ∇²fn(params) · v, with everything that does not depend on v computed once, here."""
+    with jax.default_matmul_precision("highest"):
+        _, product = jax.linearize(jax.grad(fn), params)
+    return product
+
+
+def gauss_newton_product(
+    predict: Callable[[Tree], Tree], output_product: Callable[[Tree, Tree], Tree], params: Tree
+) -> MatVec:
+    """v ↦ Jᵀ F J v, with J the Jacobian of `predict` at `params`, linearised once.
+
+    `predict` maps `params` to outputs z (a tree). `output_product(z, u)` returns F(z) · u, shaped
+    like z; whatever weights the mean over the batch carries are its business. At the parameters
+    where KL(z‖·) is zero this equals the Hessian of the KL, at about two thirds of the cost.
+    Schraudolph 2002; Martens 2014, sec. 6.
+    """
+    with jax.default_matmul_precision("highest"):
+        outputs, push = jax.linearize(predict, params)
+        pull = jax.linear_transpose(push, params)
+
+    def product(vector: Tree) -> Tree:
+        return pull(output_product(outputs, push(vector)))[0]
+
+    return product

@@ -1,0 +1,40 @@
+"""A float64 island inside a float32 program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+
+from trpo_jax.solver import trees
+
+
+def in_float64(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Run `fn` in float64 on arguments given in float32, and cast what it returns back.
+
+    `fn` takes all its arrays as arguments and closes over none. Works under `jit`, `scan` and any
+    nesting of `vmap`, whether or not x64 is enabled around it. The batching rules of JAX run
+    outside the context in which a function was traced and would meet float64 there; hence each
+    level of `vmap` re-enters the context and traces `fn` anew.
+    """
+
+    def island(*args):
+        with jax.enable_x64(True):
+            return trees.cast(fn(*trees.cast(args, jnp.float64)), jnp.float32)
+
+    return _batchable(island)
+
+
+def _batchable(island):
+    call = custom_vmap(island)
+
+    @call.def_vmap
+    def _(axis_size, in_batched, *args):
+        del axis_size
+        axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched)
+        with jax.enable_x64(True):
+            outputs = _batchable(jax.vmap(island, in_axes=axes))(*args)
+        return outputs, jax.tree.map(lambda _: True, outputs)
+
+    return call
