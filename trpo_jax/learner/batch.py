@@ -1,0 +1,124 @@
+"""From a trajectory to a batch: values, advantages, normalisation, flattening, on-policy check."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.learner.acting import policy_input
+from trpo_jax.learner.advantage import gae
+from trpo_jax.learner.normalization import (
+    RunningStatistics,
+    discounted_returns,
+    scale_by_deviation,
+    update_statistics,
+    weighted_mean_and_deviation,
+)
+from trpo_jax.learner.types import Batch, TrainState, Trajectory
+from trpo_jax.policies.networks import Critic, Policy
+
+
+class PreparedBatch(NamedTuple):
+    """A batch, and what its preparation learned."""
+
+    batch: Batch
+    raw_advantage: jax.Array
+    """[B]: before normalisation."""
+    on_policy_gap: jax.Array
+    """Largest relative difference between stored and recomputed log-probabilities."""
+    units: list[jax.Array]
+    """Activations of the policy's hidden layers, [B, ..., units] each."""
+    return_statistics: RunningStatistics
+    """With the returns of this trajectory merged in."""
+    discounted: jax.Array
+    """[N]: running discounted returns after the last step."""
+
+
+def prepare_batch(
+    state: TrainState,
+    trajectory: Trajectory,
+    hparams: HParams,
+    *,
+    policy: Policy,
+    critic: Critic,
+    config: TRPOConfig,
+) -> PreparedBatch:
+    """Everything between the rollout and the policy step.
+
+    Rewards are scaled by statistics that include this trajectory: unlike those of the observations
+    they do not enter the policy, so nothing has to stay frozen. Transitions that are not valid
+    get weight 0, advantage 0, and cut the advantage recursion.
+    """
+    valid = trajectory.valid
+    reward, return_statistics, discounted = _scaled_rewards(state, trajectory, hparams, config)
+    obs = policy_input(state.obs_statistics, trajectory.obs, config.normalize_observations)
+    next_obs = policy_input(
+        state.obs_statistics, trajectory.next_obs, config.normalize_observations
+    )
+    value, next_value = critic.apply(state.value_params, jnp.stack([obs, next_obs]))
+    advantage, value_target = _advantages(
+        jnp.where(valid, reward, 0),
+        jnp.where(valid, value, 0),
+        jnp.where(valid, next_value, 0),
+        trajectory.terminated,
+        trajectory.truncated | ~valid,
+        hparams,
+        config,
+    )
+
+    obs, advantage, action = _flatten(obs), _flatten(advantage), _flatten(trajectory.action)
+    weight = _flatten(valid).astype(jnp.float32)
+    distribution, units = policy.apply_with_units(state.policy_params, obs)
+    log_prob = distribution.log_prob(action)
+    batch = Batch(
+        obs=obs,
+        action=action,
+        distribution=distribution,
+        log_prob=log_prob,
+        entropy=distribution.entropy(),
+        advantage=_normalized(advantage, weight) if config.normalize_advantages else advantage,
+        value=_flatten(value),
+        value_target=_flatten(value_target),
+        weight=weight,
+    )
+    stored = _flatten(trajectory.log_prob)
+    gap = jnp.abs(log_prob - stored) / (1 + jnp.abs(stored))
+    on_policy_gap = jnp.max(jnp.where(weight > 0, gap, 0))
+    return PreparedBatch(batch, advantage, on_policy_gap, units, return_statistics, discounted)
+
+
+def _scaled_rewards(state, trajectory: Trajectory, hparams: HParams, config: TRPOConfig):
+    if not config.normalize_rewards:
+        return trajectory.reward, state.return_statistics, state.episodes.discounted
+    done = trajectory.terminated | trajectory.truncated
+    discounted, returns = discounted_returns(
+        state.episodes.discounted, trajectory.reward, done, hparams.gamma
+    )
+    weight = trajectory.valid.astype(jnp.float32)
+    statistics = update_statistics(state.return_statistics, returns, weight)
+    discounted = jnp.where(jnp.isfinite(discounted), discounted, 0)
+    return scale_by_deviation(statistics, trajectory.reward), statistics, discounted
+
+
+def _advantages(reward, value, next_value, terminated, truncated, hparams, config):
+    """GAE; the target is its λ-return, or the return with λ = 1: Monte-Carlo with bootstrap."""
+    steps = (reward, value, next_value, terminated, truncated)
+    advantage, target = gae(*steps, gamma=hparams.gamma, gae_lambda=hparams.gae_lambda)
+    if config.value_target == "monte_carlo":
+        _, target = gae(*steps, gamma=hparams.gamma, gae_lambda=1.0)
+    return advantage, target
+
+
+def _normalized(advantage: jax.Array, weight: jax.Array) -> jax.Array:
+    """Zero mean and unit variance; only centred if all are equal to rounding."""
+    mean, deviation = weighted_mean_and_deviation(advantage, weight)
+    centred = weight * (advantage - mean)
+    rounding = 1e-6 * jnp.abs(mean)
+    usable = deviation > rounding
+    return jnp.where(usable, centred / jnp.where(usable, deviation, 1), 0)
+
+
+def _flatten(leaf: jax.Array) -> jax.Array:
+    """[T, N, ...] -> [B, ...]; the one place where time and environments become one axis."""
+    return leaf.reshape(-1, *leaf.shape[2:])

@@ -1,0 +1,76 @@
+"""Whole episodes with a fixed policy."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from trpo_jax.config import TRPOConfig
+from trpo_jax.envs.base import Environment, reset_batch, step_batch
+from trpo_jax.learner.acting import act, policy_input, to_environment
+from trpo_jax.learner.types import TrainState
+from trpo_jax.policies.networks import Policy
+
+DEFAULT_MAX_STEPS = 1000
+
+
+class EpisodeStats(NamedTuple):
+    """Outcome of evaluation episodes."""
+
+    returns: jax.Array
+    """float32 [num_episodes]: undiscounted sum of rewards."""
+    lengths: jax.Array
+    """int32 [num_episodes]: steps."""
+
+
+class _Loop(NamedTuple):
+    key: jax.Array
+    env_state: Any
+    obs: jax.Array
+    alive: jax.Array
+    stats: EpisodeStats
+    step: jax.Array
+
+
+def evaluate(
+    state: TrainState,
+    key: jax.Array,
+    *,
+    env: Environment,
+    policy: Policy,
+    config: TRPOConfig,
+    num_episodes: int,
+    deterministic: bool,
+    max_steps: int | None,
+) -> EpisodeStats:
+    """Play `num_episodes` episodes side by side, each from a fresh initial state to its end.
+
+    Every episode counts once, so that short ones are not over-represented. Episodes longer than
+    `max_steps` (by default the environment's own limit, else 1000) are cut there. The training
+    environments of `state` are not touched.
+    """
+    limit = max_steps or env.max_episode_steps or DEFAULT_MAX_STEPS
+    reset_key, loop_key = jax.random.split(key)
+    env_state, obs = reset_batch(env, reset_key, num_episodes)
+    zeros = EpisodeStats(jnp.zeros(num_episodes, jnp.float32), jnp.zeros(num_episodes, jnp.int32))
+    start = _Loop(
+        loop_key, env_state, obs, jnp.ones(num_episodes, bool), zeros, jnp.zeros((), jnp.int32)
+    )
+
+    def unfinished(loop: _Loop) -> jax.Array:
+        return jnp.any(loop.alive) & (loop.step < limit)
+
+    def advance(loop: _Loop) -> _Loop:
+        next_key, action_key, step_key = jax.random.split(loop.key, 3)
+        policy_obs = policy_input(state.obs_statistics, loop.obs, config.normalize_observations)
+        action, _ = act(policy, state.policy_params, action_key, policy_obs, deterministic)
+        env_action = to_environment(env.action_space, action, config.action_bounds)
+        env_state, step = step_batch(env, step_key, loop.env_state, env_action)
+        stats = EpisodeStats(
+            returns=loop.stats.returns + jnp.where(loop.alive, step.reward, 0),
+            lengths=loop.stats.lengths + loop.alive.astype(jnp.int32),
+        )
+        alive = loop.alive & ~(step.terminated | step.truncated)
+        return _Loop(next_key, env_state, step.obs, alive, stats, loop.step + 1)
+
+    return jax.lax.while_loop(unfinished, advance, start).stats

@@ -1,0 +1,201 @@
+"""What every update records: the metrics M1–M8 and the alarms that go with them."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.learner.normalization import weighted_mean_and_deviation
+from trpo_jax.learner.types import Batch, EpisodeProgress, Trajectory
+from trpo_jax.learner.value import ValueFitInfo
+from trpo_jax.policies.distributions import DiagonalGaussian, Distribution, MultiCategorical
+from trpo_jax.policies.networks import inactive_fraction
+from trpo_jax.solver.trust_region import TrustRegionInfo
+
+KL_SPIKE = 5.0
+"""A candidate with more than this many times max_kl is a spike."""
+ENTROPY_DROP = 0.05
+"""Nats per action dimension in one update that count as a sharp drop."""
+HIGH_KL = 0.5
+"""Share of max_kl above which the KL counts as high."""
+INACTIVE_UNITS = 0.1
+"""Share of a layer's units above which inactive ones are alarming."""
+RETURN_DROP = 0.5
+"""Share of |return| lost from one update to the next that is alarming."""
+OFF_POLICY_GAP = 1e-2
+"""Tolerance for |log π_θ(a|s) − log π_stored(a|s)| / (1 + |log π_stored(a|s)|)."""
+
+
+@struct.dataclass
+class Alarms:
+    """What deserves attention; each a bool."""
+
+    kl_spike: jax.Array
+    """M1: a candidate of the line search had a KL above 5 × max_kl, or one that is not finite."""
+    cg_diverged: jax.Array
+    """M2: the residual ended above where it began, or curvature broke down."""
+    value_fit_failed: jax.Array
+    """M3: the value loss rose, or the fit was rejected because it was not finite."""
+    locking_in: jax.Array
+    """M5: entropy fell by over 0.05 nats per action dimension with a KL above half of max_kl."""
+    inactive_units: jax.Array
+    """M6: over 10 % of the units of some hidden layer are dead or saturated."""
+    return_drop: jax.Array
+    """M7: the mean episode return fell by more than half since episodes last ended."""
+    off_policy: jax.Array
+    """D1: the batch was not drawn from the policy that was to be improved; step refused."""
+    invalid_data: jax.Array
+    """Some transitions had values that are not finite; they were left out."""
+
+
+@struct.dataclass
+class UpdateMetrics:
+    """What one update reports; under `train` every field has a leading axis of updates."""
+
+    status: jax.Array
+    """int32, a `StepStatus`: why the step was taken or not."""
+    accepted: jax.Array
+    """bool: whether the policy changed."""
+    step_fraction: jax.Array
+    """Share of the full step that was taken; 0 if none was."""
+    num_backtracks: jax.Array
+    """int32: times the line search shrank the step."""
+    kl: jax.Array
+    """Mean KL(old‖new) of the update in nats, summed over action dimensions; 0 if rejected."""
+    kl_per_dimension: jax.Array
+    """`kl` divided by the number of action dimensions."""
+    candidate_kls: jax.Array
+    """[max_backtracks + 1]: KL at each candidate of the line search; NaN where none was tried."""
+    improvement: jax.Array
+    """Surrogate gain of the update; 0 if rejected."""
+    predicted_improvement: jax.Array
+    """gᵀΔθ: what the linear model predicted for the step taken (the full step if rejected)."""
+    gradient_norm: jax.Array
+    """‖∇ surrogate‖."""
+    step_norm: jax.Array
+    """‖Δθ‖ of the full step."""
+    multiplier: jax.Array
+    """Lagrange multiplier λ = √(xᵀ(H + λI)x / 2δ)."""
+    cg_iterations: jax.Array
+    """int32: conjugate gradient iterations."""
+    cg_residual_norms: jax.Array
+    """[cg_iterations + 1]: residual norms of the solve."""
+    cg_breakdown: jax.Array
+    """bool: non-positive curvature or a value that is not finite within the solve."""
+    entropy: jax.Array
+    """Mean entropy of the policy after the update, in nats, on the batch."""
+    entropy_change: jax.Array
+    """How much of it is due to the update."""
+    inactive_units: jax.Array
+    """[layers]: share of dead (saturated, for tanh) units per hidden layer of the policy."""
+    advantage_mean: jax.Array
+    """Mean advantage before normalisation."""
+    advantage_std: jax.Array
+    """Standard deviation of the advantages before normalisation."""
+    value_loss_before: jax.Array
+    """Mean squared error of the critic before its fit."""
+    value_loss: jax.Array
+    """The same after the fit."""
+    explained_variance: jax.Array
+    """1 − Var(target − V) / Var(target), before the fit; 0 if the target is constant."""
+    episode_return: jax.Array
+    """Mean undiscounted return of the episodes that ended in this update; if none did, of the last
+    update in which some did; NaN before the first."""
+    episode_length: jax.Array
+    """Mean length of the episodes that ended in this update; NaN if none did."""
+    num_episodes: jax.Array
+    """int32: episodes that ended in this update."""
+    on_policy_gap: jax.Array
+    """max |log π_θ(a|s) − log π_stored(a|s)| / (1 + |log π_stored(a|s)|): rounding, or stale data."""
+    valid_fraction: jax.Array
+    """Share of transitions whose values were all finite."""
+    alarms: Alarms
+    """What deserves attention."""
+
+
+def update_metrics(
+    *,
+    step: TrustRegionInfo,
+    fit: ValueFitInfo,
+    trajectory: Trajectory,
+    batch: Batch,
+    raw_advantage: jax.Array,
+    on_policy_gap: jax.Array,
+    new_distribution: Distribution,
+    units: list[jax.Array],
+    before: EpisodeProgress,
+    after: EpisodeProgress,
+    hparams: HParams,
+    config: TRPOConfig,
+) -> UpdateMetrics:
+    """Assemble the record of one update."""
+    weight = batch.weight
+    entropy, _ = weighted_mean_and_deviation(new_distribution.entropy(), weight)
+    old_entropy, _ = weighted_mean_and_deviation(batch.entropy, weight)
+    advantage_mean, advantage_std = weighted_mean_and_deviation(raw_advantage, weight)
+    inactive = inactive_fraction(config.activation, units, weight)
+    dimensions = num_action_dimensions(new_distribution)
+    done = trajectory.terminated | trajectory.truncated
+    num_episodes = jnp.sum(done, dtype=jnp.int32)
+    mean_length = jnp.sum(trajectory.episode_length * done) / jnp.maximum(num_episodes, 1)
+
+    worst_kl = jnp.max(jnp.where(jnp.isnan(step.candidate_kls), -jnp.inf, step.candidate_kls))
+    tried = jnp.arange(step.candidate_kls.shape[0]) <= step.num_backtracks
+    not_a_number = jnp.any(tried & ~jnp.isfinite(step.candidate_kls))
+    lost = before.last_mean_return - after.last_mean_return
+    alarms = Alarms(
+        kl_spike=(worst_kl > KL_SPIKE * hparams.max_kl) | not_a_number,
+        cg_diverged=step.cg_breakdown | (step.cg_residual_norms[-1] > step.cg_residual_norms[0]),
+        value_fit_failed=~fit.accepted | (fit.loss_after > fit.loss_before),
+        locking_in=(entropy - old_entropy < -ENTROPY_DROP * dimensions)
+        & (step.kl > HIGH_KL * hparams.max_kl),
+        inactive_units=jnp.any(inactive > INACTIVE_UNITS),
+        return_drop=before.any_ended & (lost > RETURN_DROP * jnp.abs(before.last_mean_return)),
+        off_policy=~(on_policy_gap <= OFF_POLICY_GAP),
+        invalid_data=~jnp.all(trajectory.valid),
+    )
+    return UpdateMetrics(
+        **step._asdict(),
+        kl_per_dimension=step.kl / dimensions,
+        entropy=entropy,
+        entropy_change=entropy - old_entropy,
+        inactive_units=inactive,
+        advantage_mean=advantage_mean,
+        advantage_std=advantage_std,
+        value_loss_before=fit.loss_before,
+        value_loss=fit.loss_after,
+        explained_variance=_explained_variance(batch),
+        episode_return=jnp.where(after.any_ended, after.last_mean_return, jnp.nan),
+        episode_length=jnp.where(num_episodes > 0, mean_length, jnp.nan),
+        num_episodes=num_episodes,
+        on_policy_gap=on_policy_gap,
+        valid_fraction=jnp.mean(trajectory.valid, dtype=jnp.float32),
+        alarms=alarms,
+    )
+
+
+def record_episodes(episodes: EpisodeProgress, trajectory: Trajectory) -> EpisodeProgress:
+    """Remember the mean return of the episodes that ended in this trajectory, if any did."""
+    done = trajectory.terminated | trajectory.truncated
+    num_episodes = jnp.sum(done)
+    mean = jnp.sum(trajectory.episode_return * done) / jnp.maximum(num_episodes, 1)
+    usable = (num_episodes > 0) & jnp.isfinite(mean)
+    return episodes.replace(
+        last_mean_return=jnp.where(usable, mean, episodes.last_mean_return).astype(jnp.float32),
+        any_ended=episodes.any_ended | usable,
+    )
+
+
+def num_action_dimensions(distribution: Distribution) -> int:
+    """Over how many action dimensions the KL and the entropy of a distribution are summed."""
+    if isinstance(distribution, DiagonalGaussian):
+        return distribution.mean.shape[-1]
+    if isinstance(distribution, MultiCategorical):
+        return len(distribution.num_categories)
+    return 1
+
+
+def _explained_variance(batch: Batch) -> jax.Array:
+    _, residual = weighted_mean_and_deviation(batch.value_target - batch.value, batch.weight)
+    _, spread = weighted_mean_and_deviation(batch.value_target, batch.weight)
+    return jnp.where(spread > 0, 1 - (residual / jnp.where(spread > 0, spread, 1)) ** 2, 0)
