@@ -112,8 +112,7 @@ class Environment(abc.ABC):
     max_episode_steps: int | None = None
     """Time limit that `step` enforces by truncation, if it has one."""
     costly_reset: bool = False
-    """A reset costs about as much as a step. Then initial states come from a pool that is drawn
-    afresh for every rollout, instead of from one reset in every step."""
+    """A reset costs about as much as a step, so that one for every step would be dear."""
 
     @abc.abstractmethod
     def reset(self, key: jax.Array) -> tuple[EnvState, jax.Array]:
@@ -130,22 +129,21 @@ class Environment(abc.ABC):
         """
 
 
-def reset_batch(env: Environment, key: jax.Array, num_envs: int) -> tuple[EnvState, jax.Array]:
-    """Begin `num_envs` episodes: states and float32 observations, both with leading axis N."""
-    states, obs = jax.vmap(env.reset)(jax.random.split(key, num_envs))
+def reset_batch(env: Environment, keys: jax.Array) -> tuple[EnvState, jax.Array]:
+    """Begin N episodes from keys [N]: states and float32 observations, leading axis N."""
+    states, obs = jax.vmap(env.reset)(keys)
     return jax.tree.map(_strongly_typed, states), jnp.asarray(obs, jnp.float32)
 
 
 def step_batch(
-    env: Environment, key: jax.Array, states: EnvState, actions: jax.Array
+    env: Environment, keys: jax.Array, states: EnvState, actions: jax.Array
 ) -> tuple[EnvState, EnvStep]:
-    """Step N environments, without reset.
+    """Step N environments with keys [N], without reset.
 
     Observations and rewards come back as float32, flags as bool, `truncated` only where the
     episode has not terminated. An environment whose observation is not finite is truncated: a
     simulation that blew up starts again instead of poisoning the rest of the run.
     """
-    keys = jax.random.split(key, actions.shape[0])
     next_states, step = jax.vmap(env.step)(keys, states, actions)
     next_states = jax.tree.map(_like, states, next_states)
     obs = jnp.asarray(step.obs, jnp.float32)

@@ -51,7 +51,7 @@ def evaluate(
     """
     limit = max_steps or env.max_episode_steps or DEFAULT_MAX_STEPS
     reset_key, loop_key = jax.random.split(key)
-    env_state, obs = reset_batch(env, reset_key, num_episodes)
+    env_state, obs = reset_batch(env, jax.random.split(reset_key, num_episodes))
     zeros = EpisodeStats(jnp.zeros(num_episodes, jnp.float32), jnp.zeros(num_episodes, jnp.int32))
     start = _Loop(
         loop_key, env_state, obs, jnp.ones(num_episodes, bool), zeros, jnp.zeros((), jnp.int32)
@@ -65,7 +65,8 @@ def evaluate(
         policy_obs = policy_input(state.obs_statistics, loop.obs, config.normalize_observations)
         action, _ = act(policy, state.policy_params, action_key, policy_obs, deterministic)
         env_action = to_environment(env.action_space, action, config.action_bounds)
-        env_state, step = step_batch(env, step_key, loop.env_state, env_action)
+        step_keys = jax.random.split(step_key, num_episodes)
+        env_state, step = step_batch(env, step_keys, loop.env_state, env_action)
         stats = EpisodeStats(
             returns=loop.stats.returns + jnp.where(loop.alive, step.reward, 0),
             lengths=loop.stats.lengths + loop.alive.astype(jnp.int32),

@@ -11,8 +11,8 @@ from trpo_jax.learner.acting import act, finite_or_zero, policy_input, to_enviro
 from trpo_jax.learner.types import EpisodeProgress, TrainState, Trajectory
 from trpo_jax.policies.networks import Policy
 
-_STEPS_PER_POOLED_STATE = 32
-_MAX_POOL = 1024
+_MAX_POOL = 8192
+_STEPS_PER_COSTLY_RESET = 32
 
 # The carry of the scan: states and observations of the environments, episodes in progress.
 _Carry = tuple[Any, jax.Array, EpisodeProgress]
@@ -25,24 +25,26 @@ def rollout(
 
     Returns the state with environments, episodes and key moved on, and what was recorded,
     [T, N, ...]. Observations are normalised with statistics that stay as they are; parameters
-    and statistics are not touched.
+    and statistics are not touched. Initial states come from a pool drawn afresh for every rollout.
     """
-    next_key, rollout_key, pool_key = jax.random.split(state.key, 3)
-    pool = _reset_pool(env, pool_key, config) if env.costly_reset else None
+    num_steps, num_envs, pool_size = config.num_steps, config.num_envs, _pool_size(env, config)
+    # One split for all of them: every call of the random generator costs time to compile.
+    keys = jax.random.split(state.key, 1 + pool_size + num_steps + config.batch_size)
+    next_key, pool_keys, action_keys, step_keys = jnp.split(
+        keys, [1, 1 + pool_size, 1 + pool_size + num_steps]
+    )
+    pool = reset_batch(env, pool_keys)
 
-    def advance(carry: _Carry, key: jax.Array) -> tuple[_Carry, Trajectory]:
+    def advance(carry: _Carry, keys: tuple[jax.Array, jax.Array]) -> tuple[_Carry, Trajectory]:
         env_state, obs, episodes = carry
-        action_key, step_key, reset_key = jax.random.split(key, 3)
+        action_key, step_keys = keys
         policy_obs = policy_input(state.obs_statistics, obs, config.normalize_observations)
         action, distribution = act(policy, state.policy_params, action_key, policy_obs)
         env_action = to_environment(env.action_space, action, config.action_bounds)
-        env_state, step = step_batch(env, step_key, env_state, env_action)
+        env_state, step = step_batch(env, step_keys, env_state, env_action)
 
         done = step.terminated | step.truncated
-        if pool is None:
-            fresh = reset_batch(env, reset_key, config.num_envs)
-        else:
-            fresh = _from_pool(pool, episodes.count)
+        fresh = _from_pool(pool, episodes.count)
         after_reset = where_done(done, fresh, (env_state, step.obs))
         episodes = _count_step(episodes, step)
         record = Trajectory(
@@ -63,9 +65,9 @@ def rollout(
     (env_state, obs, episodes), trajectory = jax.lax.scan(
         advance,
         (state.env_state, state.obs, state.episodes),
-        jax.random.split(rollout_key, config.num_steps),
+        (action_keys, step_keys.reshape(num_steps, num_envs)),
     )
-    moved = state.replace(key=next_key, env_state=env_state, obs=obs, episodes=episodes)
+    moved = state.replace(key=next_key[0], env_state=env_state, obs=obs, episodes=episodes)
     return moved, trajectory
 
 
@@ -95,10 +97,15 @@ def _begin_again(episodes: EpisodeProgress, done: jax.Array) -> EpisodeProgress:
     )
 
 
-def _reset_pool(env: Environment, key: jax.Array, config: TRPOConfig):
-    """Initial states for one rollout, drawn afresh: one for every 32 steps, at most 1024."""
-    size = config.batch_size // _STEPS_PER_POOLED_STATE
-    return reset_batch(env, key, min(max(size, config.num_envs), _MAX_POOL))
+def _pool_size(env: Environment, config: TRPOConfig) -> int:
+    """How many initial states, drawn all at once, one rollout draws its episodes from.
+
+    One for every step of the batch, up to 8192, so that none is used twice unless more episodes
+    end than that; one for every 32 steps where a reset is dear. This is many times cheaper than a
+    reset within every step.
+    """
+    wanted = config.batch_size // (_STEPS_PER_COSTLY_RESET if env.costly_reset else 1)
+    return min(max(wanted, config.num_envs), _MAX_POOL)
 
 
 def _from_pool(pool, episode_count: jax.Array):

@@ -170,10 +170,11 @@ def make_objective(policy: Policy, entropy_coef: jax.Array | float) -> Objective
 
 
 def _init(key, env: Environment, config: TRPOConfig, policy, critic, step) -> TrainState:
-    state_key, policy_key, value_key, reset_key = jax.random.split(key, 4)
+    keys = jax.random.split(key, 3 + config.num_envs)
+    state_key, policy_key, value_key, reset_keys = keys[0], keys[1], keys[2], keys[3:]
     policy_params = policy.init(policy_key)
     value_params = critic.init(value_key)
-    env_state, obs = reset_batch(env, reset_key, config.num_envs)
+    env_state, obs = reset_batch(env, reset_keys)
     return TrainState(
         key=state_key,
         num_updates=jnp.zeros((), jnp.int32),

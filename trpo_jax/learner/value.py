@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from trpo_jax.solver import trees
 
@@ -24,8 +25,8 @@ class ValueFitInfo(NamedTuple):
 
 
 def init_value_optimizer(params: Any) -> Any:
-    """State of the critic's optimiser."""
-    return _OPTIMIZER.init(params)
+    """State of the critic's optimiser, over the parameters as one flat vector."""
+    return _OPTIMIZER.init(ravel_pytree(params)[0])
 
 
 def fit_value(
@@ -52,30 +53,43 @@ def fit_value(
     if batch_size % minibatch_size:
         raise ValueError(f"minibatch_size={minibatch_size} does not divide the batch {batch_size}")
 
-    def loss(candidate: Any, rows: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+    # One table, so that shuffling is one gather.
+    columns = [obs.reshape(batch_size, -1), target[:, None], weight[:, None]]
+    table = jnp.concatenate(columns, axis=-1)
+
+    def unpack(rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return rows[:, :-2].reshape(-1, *obs.shape[1:]), rows[:, -2], rows[:, -1]
+
+    # One flat vector, so that Adam, the test for finiteness and the choice are single operations.
+    start, unravel = ravel_pytree(params)
+
+    def loss(candidate: jax.Array, rows: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         row_obs, row_target, row_weight = rows
-        errors = row_weight * (apply(candidate, row_obs) - row_target) ** 2
+        errors = row_weight * (apply(unravel(candidate), row_obs) - row_target) ** 2
         return jnp.sum(errors) / jnp.maximum(jnp.sum(row_weight), 1e-8)
 
-    def minibatch_step(carry: tuple[Any, Any], index: jax.Array):
+    def minibatch_step(carry: tuple[jax.Array, Any], rows: jax.Array):
         current, optimizer = carry
-        rows = jax.tree.map(lambda leaf: leaf[index], (obs, target, weight))
-        gradient = jax.grad(loss)(current, rows)
+        gradient = jax.grad(loss)(current, unpack(rows))
         direction, optimizer = _OPTIMIZER.update(gradient, optimizer)
         return (trees.add_scaled(current, -learning_rate, direction), optimizer), None
 
-    def epoch(carry: tuple[Any, Any], epoch_key: jax.Array):
-        order = jax.random.permutation(epoch_key, batch_size).reshape(-1, minibatch_size)
-        return jax.lax.scan(minibatch_step, carry, order)
+    def epoch(carry: tuple[jax.Array, Any, jax.Array], _):
+        current, optimizer, order = carry
+        minibatches = table[order].reshape(-1, minibatch_size, table.shape[-1])
+        (current, optimizer), _ = jax.lax.scan(minibatch_step, (current, optimizer), minibatches)
+        return (current, optimizer, reshuffle[order]), None
 
-    keys = jax.random.split(key, num_epochs)
-    (fitted, optimizer), _ = jax.lax.scan(epoch, (params, opt_state), keys)
+    # Two sorts serve all epochs: if σ and τ are random permutations, so is σᵉ ∘ τ for every e.
+    first_order, reshuffle = jnp.argsort(jax.random.bits(key, (2, batch_size)), axis=-1)
+    carry = (start, opt_state, first_order)
+    (fitted, optimizer, _), _ = jax.lax.scan(epoch, carry, length=num_epochs)
 
-    before, after = loss(params, (obs, target, weight)), loss(fitted, (obs, target, weight))
+    before, after = loss(start, (obs, target, weight)), loss(fitted, (obs, target, weight))
     accepted = trees.all_finite((fitted, optimizer, after))
     info = ValueFitInfo(before, jnp.where(accepted, after, before), accepted)
     return (
-        trees.select(accepted, fitted, params),
+        unravel(jnp.where(accepted, fitted, start)),
         trees.select(accepted, optimizer, opt_state),
         info,
     )

@@ -30,7 +30,8 @@ class Categorical:
     def log_prob(self, action: jax.Array) -> jax.Array:
         """log p(action); action [...], result [...]."""
         log_p = jax.nn.log_softmax(self.logits)
-        return jnp.take_along_axis(log_p, action[..., None], axis=-1)[..., 0]
+        chosen = action[..., None] == jnp.arange(self.logits.shape[-1])
+        return jnp.sum(jnp.where(chosen, log_p, 0), axis=-1)  # a gather would transpose to scatter
 
     def entropy(self) -> jax.Array:
         """−Σ p log p, in nats; [...]."""

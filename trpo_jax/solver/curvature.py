@@ -10,6 +10,7 @@ conjugacy that conjugate gradients live on.
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from trpo_jax.solver.trees import Tree
 
@@ -46,8 +47,11 @@ def gauss_newton_product(
     with jax.default_matmul_precision("highest"):
         outputs, push = jax.linearize(predict, params)
         pull = jax.linear_transpose(push, params)
+        # Linear already; linearising it computes once what does not depend on the tangent.
+        zero = jax.tree.map(jnp.zeros_like, outputs)
+        _, weigh = jax.linearize(lambda tangent: output_product(outputs, tangent), zero)
 
     def product(vector: Tree) -> Tree:
-        return pull(output_product(outputs, push(vector)))[0]
+        return pull(weigh(push(vector)))[0]
 
     return product

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.solver import trees
@@ -89,7 +90,7 @@ class TrustRegionInfo(NamedTuple):
 
 
 def trust_region_step(
-    objective: Objective, params: Tree, batch: Tree, hparams: HParams, config: TRPOConfig
+    tree_objective: Objective, params: Tree, batch: Tree, hparams: HParams, config: TRPOConfig
 ) -> tuple[Tree, TrustRegionInfo]:
     """Improve `params` by one TRPO step on `batch`, or return them bit for bit.
 
@@ -100,6 +101,11 @@ def trust_region_step(
     A numerical failure is reported in `TrustRegionInfo.status`, never raised.
     Schulman et al. 2015, app. C; Kakade 2001.
     """
+    # One flat vector: the solver's arithmetic is then a few large operations, not many small ones.
+    params, unravel = ravel_pytree(params)
+    objective = tree_objective._replace(
+        predict=lambda flat, examples: tree_objective.predict(unravel(flat), examples)
+    )
     with jax.default_matmul_precision("highest"):
         evaluate = _evaluation(objective, batch, config)
         gradient = jax.grad(lambda candidate: evaluate(candidate)[0])(params)
@@ -144,7 +150,7 @@ def trust_region_step(
         cg_residual_norms=solution.residual_norms,
         cg_breakdown=solution.breakdown,
     )
-    return search.params, info
+    return unravel(search.params), info
 
 
 def _evaluation(objective: Objective, batch: Tree, config: TRPOConfig):
