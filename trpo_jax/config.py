@@ -98,7 +98,9 @@ class TRPOConfig:
             _check_type(spec.name, getattr(self, spec.name), hint)
             _check_value(spec, getattr(self, spec.name))
         if self.batch_size % self.minibatch_size:
-            near = [str(size) for size in sorted(_divisors(self.batch_size, self.minibatch_size)[:3])]
+            near = [
+                str(size) for size in sorted(_divisors(self.batch_size, self.minibatch_size)[:3])
+            ]
             raise ValueError(
                 f"value_minibatch_size={self.value_minibatch_size} does not divide "
                 f"num_envs × num_steps = {self.batch_size}; use {' or '.join(near)}"
@@ -199,7 +201,11 @@ def _check_type(name: str, value: Any, hint: Any):
             raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(choices)}")
     elif hint is bool and not isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be True or False")
-    elif hint in (int, int | None) and value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Integral)):
+    elif (
+        hint in (int, int | None)
+        and value is not None
+        and (isinstance(value, bool) or not isinstance(value, numbers.Integral))
+    ):
         raise ValueError(f"{name}={value!r} must be a whole number")
 
 

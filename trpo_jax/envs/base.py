@@ -119,9 +119,7 @@ class Environment(abc.ABC):
         """key -> (state, obs): the beginning of an episode."""
 
     @abc.abstractmethod
-    def step(
-        self, key: jax.Array, state: EnvState, action: jax.Array
-    ) -> tuple[EnvState, EnvStep]:
+    def step(self, key: jax.Array, state: EnvState, action: jax.Array) -> tuple[EnvState, EnvStep]:
         """(key, state, action) -> (next state, what happened). Never resets.
 
         The action is an int32 scalar (Discrete), int32 [dimensions] (MultiDiscrete) or float32

@@ -68,9 +68,7 @@ class GymnaxEnvironment(Environment):
         if isinstance(self._gymnax_action_space, spaces.Tuple):
             action = tuple(action[..., i] for i in range(action.shape[-1]))  # pyright: ignore
         if self._bare:
-            obs, state, reward, terminated, _ = self._env.step_env(
-                key, state, action, self._params
-            )
+            obs, state, reward, terminated, _ = self._env.step_env(key, state, action, self._params)
             truncated = self._env.is_truncated(state, self._params)
         else:
             obs, state, reward, terminated, truncated = self._wrapped_step(key, state, action)
@@ -139,6 +137,5 @@ def _action_space(space: Any, name: str) -> ActionSpace:
     ):
         return MultiDiscrete(tuple(int(part.n) for part in space.spaces))
     raise ValueError(
-        f"action space {space} of {name} is not supported; "
-        "Discrete, Box and Tuple of Discrete are"
+        f"action space {space} of {name} is not supported; Discrete, Box and Tuple of Discrete are"
     )

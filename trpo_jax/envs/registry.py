@@ -39,7 +39,7 @@ def list_environments() -> list[str]:
     return [f"{suite}/{name}" for suite in _SUITES for name in _suite(suite).list_ids()]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _make_once(env_id: str, **kwargs) -> Environment:
     prefix, _, rest = env_id.rpartition("/")
     if prefix in _SUITES:

@@ -46,9 +46,7 @@ def update_statistics(
     share = added / jnp.maximum(count, 1)
     shift = batch_mean - statistics.mean
     squares = (
-        statistics.variance * statistics.count
-        + batch_squares
-        + shift**2 * statistics.count * share
+        statistics.variance * statistics.count + batch_squares + shift**2 * statistics.count * share
     )
     merged = RunningStatistics(
         count=count,

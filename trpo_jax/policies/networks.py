@@ -209,9 +209,7 @@ def _initializer(network: nn.Module, obs_shape: tuple[int, ...]) -> Callable[[ja
     return init
 
 
-def inactive_fraction(
-    activation: str, layers: Sequence[jax.Array], weight: jax.Array
-) -> jax.Array:
+def inactive_fraction(activation: str, layers: Sequence[jax.Array], weight: jax.Array) -> jax.Array:
     """Per hidden layer, the share of units that no example of the batch moves; [layers].
 
     A unit (a channel, for convolutions) is inactive if over all examples with positive `weight`

@@ -90,7 +90,7 @@ class TrustRegionInfo(NamedTuple):
 
 
 def trust_region_step(
-    tree_objective: Objective, params: Tree, batch: Tree, hparams: HParams, config: TRPOConfig
+    objective: Objective, params: Tree, batch: Tree, hparams: HParams, config: TRPOConfig
 ) -> tuple[Tree, TrustRegionInfo]:
     """Improve `params` by one TRPO step on `batch`, or return them bit for bit.
 
@@ -101,11 +101,8 @@ def trust_region_step(
     A numerical failure is reported in `TrustRegionInfo.status`, never raised.
     Schulman et al. 2015, app. C; Kakade 2001.
     """
-    # One flat vector: the solver's arithmetic is then a few large operations, not many small ones.
     params, unravel = ravel_pytree(params)
-    objective = tree_objective._replace(
-        predict=lambda flat, examples: tree_objective.predict(unravel(flat), examples)
-    )
+    objective = _on_flat_vectors(objective, unravel)
     with jax.default_matmul_precision("highest"):
         evaluate = _evaluation(objective, batch, config)
         gradient = jax.grad(lambda candidate: evaluate(candidate)[0])(params)
@@ -151,6 +148,14 @@ def trust_region_step(
         cg_breakdown=solution.breakdown,
     )
     return unravel(search.params), info
+
+
+def _on_flat_vectors(objective: Objective, unravel: Callable[[jax.Array], Tree]) -> Objective:
+    """The same objective for parameters as one vector.
+
+    The solver's arithmetic is then a few large operations instead of many small ones.
+    """
+    return objective._replace(predict=lambda flat, batch: objective.predict(unravel(flat), batch))
 
 
 def _evaluation(objective: Objective, batch: Tree, config: TRPOConfig):
