@@ -103,7 +103,7 @@ class TRPOConfig:
             ]
             raise ValueError(
                 f"value_minibatch_size={self.value_minibatch_size} does not divide "
-                f"num_envs × num_steps = {self.batch_size}; use {' or '.join(near)}"
+                f"num_envs × num_steps = {self.batch_size}; use {' or '.join(map(str, near))}"
             )
 
     @property
@@ -207,6 +207,10 @@ def _check_type(name: str, value: Any, hint: Any):
         and (isinstance(value, bool) or not isinstance(value, numbers.Integral))
     ):
         raise ValueError(f"{name}={value!r} must be a whole number")
+
+
+def _is_whole_number(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _check_value(spec: dataclasses.Field, value: Any, shown: Any = None):

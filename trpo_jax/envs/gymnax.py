@@ -48,8 +48,7 @@ class GymnaxEnvironment(Environment):
         self._one_hot_size = _one_hot_size(env.observation_space(self._params))
         self._bare = _is_bare(env)
         self.obs_shape = self._find_obs_shape()
-        self._gymnax_action_space = env.action_space(self._params)
-        self.action_space = _action_space(self._gymnax_action_space, self.name)
+        self.action_space = _action_space(env.action_space(self._params), self.name)
         limit = getattr(self._params, "max_steps_in_episode", None)
         self.max_episode_steps = None if limit is None else int(limit)
 
@@ -65,8 +64,7 @@ class GymnaxEnvironment(Environment):
         A wrapper may have replaced `step` as a whole; then it is called, and what it resets by
         itself is reset once more.
         """
-        if isinstance(self._gymnax_action_space, spaces.Tuple):
-            action = tuple(action[..., i] for i in range(action.shape[-1]))  # pyright: ignore
+        action = self._decode(action)
         if self._bare:
             obs, state, reward, terminated, _ = self._env.step_env(key, state, action, self._params)
             truncated = self._env.is_truncated(state, self._params)
@@ -89,6 +87,10 @@ class GymnaxEnvironment(Environment):
         if self._one_hot_size is not None:
             return jax.nn.one_hot(obs, self._one_hot_size, dtype=jnp.float32)
         return obs
+
+    def _decode(self, action: jax.Array) -> Any:
+        is_tuple = isinstance(self.action_space, MultiDiscrete)
+        return tuple(jnp.unstack(action)) if is_tuple else action
 
     def _find_obs_shape(self) -> tuple[int, ...]:
         _, obs = jax.eval_shape(self.reset, jax.random.key(0))

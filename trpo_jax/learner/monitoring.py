@@ -22,12 +22,13 @@ INACTIVE_UNITS = 0.1
 """Share of a layer's units above which inactive ones are alarming."""
 RETURN_DROP = 0.5
 """Share of |return| lost from one update to the next that is alarming."""
+VALUE_LOSS = 0.01
+"""Share of the mean squared value target below which a rising value loss is only noise."""
 OFF_POLICY_GAP = 1e-2
-"""Tolerance for |log π_θ(a|s) − log π_stored(a|s)| / (1 + |log π_stored(a|s)|)."""
+"""Tolerance for |log π_θ(a|s) − log π_old(a|s)| / (1 + |log π_old(a|s)|)."""
 
 
-@struct.dataclass
-class Alarms:
+class Alarms(struct.PyTreeNode):
     """What deserves attention; each a bool."""
 
     kl_spike: jax.Array
@@ -35,7 +36,7 @@ class Alarms:
     cg_diverged: jax.Array
     """M2: the residual ended above where it began, or curvature broke down."""
     value_fit_failed: jax.Array
-    """M3: the value loss rose, or the fit was rejected because it was not finite."""
+    """M3: the value loss rose to over 1 % of the mean squared target, or was not finite."""
     locking_in: jax.Array
     """M5: entropy fell by over 0.05 nats per action dimension with a KL above half of max_kl."""
     inactive_units: jax.Array
@@ -48,8 +49,7 @@ class Alarms:
     """Some transitions had values that are not finite; they were left out."""
 
 
-@struct.dataclass
-class UpdateMetrics:
+class UpdateMetrics(struct.PyTreeNode):
     """What one update reports; under `train` every field has a leading axis of updates."""
 
     status: jax.Array
@@ -106,7 +106,7 @@ class UpdateMetrics:
     num_episodes: jax.Array
     """int32: episodes that ended in this update."""
     on_policy_gap: jax.Array
-    """max |log π_θ(a|s) − log π_stored(a|s)| / (1 + |log π_stored(a|s)|): rounding, or stale data."""
+    """max |log π_θ(a|s) − log π_old(a|s)| / (1 + |log π_old(a|s)|): rounding, or stale data."""
     valid_fraction: jax.Array
     """Share of transitions whose values were all finite."""
     alarms: Alarms
@@ -142,11 +142,12 @@ def update_metrics(
     worst_kl = jnp.max(jnp.where(jnp.isnan(step.candidate_kls), -jnp.inf, step.candidate_kls))
     tried = jnp.arange(step.candidate_kls.shape[0]) <= step.num_backtracks
     not_a_number = jnp.any(tried & ~jnp.isfinite(step.candidate_kls))
+    noise = VALUE_LOSS * weighted_mean_and_deviation(batch.value_target**2, weight)[0]
     lost = before.last_mean_return - after.last_mean_return
     alarms = Alarms(
         kl_spike=(worst_kl > KL_SPIKE * hparams.max_kl) | not_a_number,
         cg_diverged=step.cg_breakdown | (step.cg_residual_norms[-1] > step.cg_residual_norms[0]),
-        value_fit_failed=~fit.accepted | (fit.loss_after > fit.loss_before),
+        value_fit_failed=~fit.accepted | (fit.loss_after > jnp.maximum(fit.loss_before, noise)),
         locking_in=(entropy - old_entropy < -ENTROPY_DROP * dimensions)
         & (step.kl > HIGH_KL * hparams.max_kl),
         inactive_units=jnp.any(inactive > INACTIVE_UNITS),

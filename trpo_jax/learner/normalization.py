@@ -8,8 +8,7 @@ _EPSILON = 1e-8
 _CLIP = 10.0
 
 
-@struct.dataclass
-class RunningStatistics:
+class RunningStatistics(struct.PyTreeNode):
     """Count, mean and variance of everything seen so far, element by element."""
 
     count: jax.Array

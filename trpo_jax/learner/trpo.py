@@ -47,7 +47,7 @@ class PolicyStep(NamedTuple):
     init: Callable[[Any], Any]
     """policy_params -> step state."""
     apply: Callable[..., tuple[Any, Any, TrustRegionInfo]]
-    """(key, objective, params, step_state, batch, hparams, config) -> (params, step_state, info)."""
+    """(key, objective, params, state, batch, hparams, config) -> (params, state, info)."""
 
 
 class Agent(NamedTuple):

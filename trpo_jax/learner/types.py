@@ -9,8 +9,7 @@ from trpo_jax.learner.normalization import RunningStatistics
 from trpo_jax.policies.distributions import Distribution
 
 
-@struct.dataclass
-class EpisodeProgress:
+class EpisodeProgress(struct.PyTreeNode):
     """How far each environment's current episode is, and what the last ones returned."""
 
     returns: jax.Array
@@ -27,8 +26,7 @@ class EpisodeProgress:
     """bool: whether an episode has ended at all."""
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Everything that a run is: immutable, a pytree, with the same types after every update."""
 
     key: jax.Array
@@ -55,8 +53,7 @@ class TrainState:
     """Bookkeeping of the episodes in progress."""
 
 
-@struct.dataclass
-class Trajectory:
+class Trajectory(struct.PyTreeNode):
     """What a rollout recorded, time first."""
 
     obs: jax.Array
@@ -83,8 +80,7 @@ class Trajectory:
     """int32 [T, N]: steps of the episode up to and including this one."""
 
 
-@struct.dataclass
-class Batch:
+class Batch(struct.PyTreeNode):
     """A flattened trajectory, ready for the policy step and the value fit; leaves [B, ...]."""
 
     obs: jax.Array

@@ -20,8 +20,7 @@ def _excess(x: jax.Array) -> jax.Array:
     return jnp.expm1(x) - x
 
 
-@struct.dataclass
-class Categorical:
+class Categorical(struct.PyTreeNode):
     """A choice among n actions; an action is an int32 in [0, n)."""
 
     logits: jax.Array
@@ -58,8 +57,7 @@ class Categorical:
         return Categorical(logits=p * (tangent.logits - mean))
 
 
-@struct.dataclass
-class MultiCategorical:
+class MultiCategorical(struct.PyTreeNode):
     """Independent choices, one for each dimension; an action is int32 [..., dimensions]."""
 
     logits: jax.Array
@@ -102,8 +100,7 @@ class MultiCategorical:
         return self.replace(logits=jnp.concatenate(products, axis=-1))
 
 
-@struct.dataclass
-class DiagonalGaussian:
+class DiagonalGaussian(struct.PyTreeNode):
     """Independent normal variables; an action is float32 [..., dimensions], unbounded.
 
     What squashes or clips it on its way to the environment is the same map for every policy, so

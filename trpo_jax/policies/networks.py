@@ -143,7 +143,7 @@ class Actor(nn.Module):
 
     def __call__(self, obs: jax.Array) -> Distribution:
         """The action distribution for a batch of observations."""
-        return self.head(self.body(obs))  # pyright: ignore[reportCallIssue]
+        return self.head(self.body(obs))
 
 
 class ValueNetwork(nn.Module):
@@ -181,24 +181,26 @@ class Critic(NamedTuple):
 def make_policy(body: Body, head: nn.Module) -> Policy:
     """A policy with the given body and one of the three heads."""
     actor = Actor(body, head)
+    actor_apply: Callable[..., Any] = actor.apply
 
     def apply_with_units(params: Params, obs: jax.Array):
-        distribution, captured = actor.apply(params, obs, mutable=["intermediates"])
+        distribution, captured = actor_apply(params, obs, mutable=["intermediates"])
         return distribution, list(captured["intermediates"]["body"].get("units", ()))
 
     return Policy(
         init=_initializer(actor, body.obs_shape),
-        apply=actor.apply,  # pyright: ignore[reportArgumentType]
-        apply_with_units=apply_with_units,  # pyright: ignore[reportArgumentType]
+        apply=actor_apply,
+        apply_with_units=apply_with_units,
     )
 
 
 def make_critic(body: Body) -> Critic:
     """A critic with the given body."""
     network = ValueNetwork(body)
+    value_apply: Callable[..., Any] = network.apply
     return Critic(
         init=_initializer(network, body.obs_shape),
-        apply=network.apply,  # pyright: ignore[reportArgumentType]
+        apply=value_apply,
     )
 
 

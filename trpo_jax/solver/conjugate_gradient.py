@@ -16,7 +16,7 @@ class CGResult(NamedTuple):
     x: Tree
     """The solution: the last iterate that was good. Shaped like `b`."""
     residual: Tree
-    """b − A·x by the recurrence, shaped like `b`; so xᵀA x = xᵀ(b − residual), no product needed."""
+    """b − A x by the recurrence, shaped like `b`; so xᵀA x = xᵀ(b − residual) without a product."""
     residual_norms: jax.Array
     """[max_iters + 1]: ‖b − A x‖ before the first and after every iteration.
 
