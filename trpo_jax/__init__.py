@@ -1,82 +1,11 @@
-"""TRPO for JAX: pure functions that thread an immutable `TrainState`, one compiled program."""
+"""TRPO for JAX: pure functions that thread an immutable `TrainState`, one compiled program.
 
-from trpo_jax.config import HParams, TRPOConfig
-from trpo_jax.envs import (
-    Box,
-    Discrete,
-    Environment,
-    EnvStep,
-    MultiDiscrete,
-    list_environments,
-    make_env,
-)
-from trpo_jax.learner import (
-    Agent,
-    Alarms,
-    Batch,
-    EpisodeStats,
-    PolicyStep,
-    RunningStatistics,
-    TrainState,
-    Trajectory,
-    UpdateMetrics,
-    fit_value,
-    gae,
-    make_trpo,
-    rollout,
-)
-from trpo_jax.policies import Categorical, DiagonalGaussian, MultiCategorical
-from trpo_jax.solver import (
-    CGResult,
-    LineSearchResult,
-    Objective,
-    StepStatus,
-    TrustRegionInfo,
-    cg_solve,
-    gauss_newton_product,
-    hvp,
-    line_search,
-    linearized_hvp,
-    trust_region_step,
-)
+The public names are listed in `__init__.pyi`. Each is imported when it is first used, so that
+`import trpo_jax` costs next to nothing and pulls in no environment suite.
+"""
+
+import lazy_loader
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Agent",
-    "Alarms",
-    "Batch",
-    "Box",
-    "CGResult",
-    "Categorical",
-    "DiagonalGaussian",
-    "Discrete",
-    "EnvStep",
-    "Environment",
-    "EpisodeStats",
-    "HParams",
-    "LineSearchResult",
-    "MultiCategorical",
-    "MultiDiscrete",
-    "Objective",
-    "PolicyStep",
-    "RunningStatistics",
-    "StepStatus",
-    "TRPOConfig",
-    "TrainState",
-    "Trajectory",
-    "TrustRegionInfo",
-    "UpdateMetrics",
-    "cg_solve",
-    "fit_value",
-    "gae",
-    "gauss_newton_product",
-    "hvp",
-    "line_search",
-    "linearized_hvp",
-    "list_environments",
-    "make_env",
-    "make_trpo",
-    "rollout",
-    "trust_region_step",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,192 @@
+"""Build, compile and update an agent on every environment there is, and write down how it went.
+
+python benchmarks/environments.py --out benchmarks/results/environments.md
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import trpo_jax
+
+BACKENDS = ("generalized", "spring", "positional", "mjx")
+CONFIG = trpo_jax.TRPOConfig(num_envs=4, num_steps=16)
+QUICK = [
+    ("gymnax/CartPole-v1", None),
+    ("gymnax/Pendulum-v1", None),
+    ("gymnax/FrozenLake-misc", None),
+    ("gymnax/Breakout-MinAtar", None),
+    ("brax/fast", "generalized"),
+    ("brax/inverted_pendulum", "spring"),
+]
+SUITES = ("gymnax", "brax")
+NAN_BY_DESIGN = {"candidate_kls", "episode_return", "episode_length"}
+
+
+class Row(NamedTuple):
+    env_id: str
+    backend: str
+    obs_shape: str
+    action_space: str
+    compile_seconds: float
+    update_seconds: float
+    status: str
+
+    def __str__(self) -> str:
+        numbers = f"{self.compile_seconds:.1f} | {self.update_seconds:.3f}"
+        return (
+            f"| {self.env_id} | {self.backend} | {self.obs_shape} | {self.action_space} "
+            f"| {numbers} | {self.status} |"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="markdown file to write")
+    parser.add_argument("--quick", action="store_true", help="a sample that a CI can afford")
+    parser.add_argument("--suite", choices=SUITES, help="only this suite")
+    arguments = parser.parse_args()
+
+    cases = QUICK if arguments.quick else list(all_cases())
+    if arguments.suite:
+        cases = [case for case in cases if case[0].startswith(arguments.suite + "/")]
+    rows = []
+    for number, (env_id, backend) in enumerate(cases, start=1):
+        rows.append(check(env_id, backend))
+        print(f"{number:3d}/{len(cases)} {rows[-1]}", flush=True)
+        forget()
+        if arguments.out:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(report(rows, len(cases)))
+    failed = [row for row in rows if not row.status.startswith("ok")]
+    print(f"{len(rows) - len(failed)} of {len(rows)} passed")
+    return 1 if failed else 0
+
+
+def all_cases():
+    for env_id in trpo_jax.list_environments():
+        if env_id.startswith("brax/"):
+            yield from ((env_id, backend) for backend in BACKENDS)
+        else:
+            yield env_id, None
+
+
+def check(env_id: str, backend: str | None) -> Row:
+    """Init and two updates; whatever goes wrong becomes the status of the row."""
+    obs_shape = action_space = "–"
+    compile_seconds = update_seconds = float("nan")
+    try:
+        env = trpo_jax.make_env(env_id, **({"backend": backend} if backend else {}))
+        obs_shape, action_space = str(env.obs_shape), describe(env.action_space)
+        agent = trpo_jax.make_trpo(env, CONFIG)
+        hparams = trpo_jax.HParams().as_arrays()
+        start = time.perf_counter()
+        init = jax.jit(agent.init).lower(jax.random.key(0)).compile()
+        state = init(jax.random.key(0))
+        update = jax.jit(agent.update).lower(state, hparams).compile()
+        compile_seconds = time.perf_counter() - start
+
+        state, first = jax.block_until_ready(update(state, hparams))
+        start = time.perf_counter()
+        state, second = jax.block_until_ready(update(state, hparams))
+        update_seconds = time.perf_counter() - start
+        status = "; ".join(problems(state, (first, second), hparams)) or "ok"
+        taken = [bool(metrics.accepted) for metrics in (first, second)]
+        status += "" if all(taken) else f" ({sum(taken)} of 2 steps accepted)"
+    except Exception as error:
+        text = " ".join(str(error).split()).replace("|", "/")
+        status = f"{type(error).__name__}: {text[:160]}"
+    return Row(
+        env_id, backend or "–", obs_shape, action_space, compile_seconds, update_seconds, status
+    )
+
+
+def problems(state, history, hparams) -> list[str]:
+    """What is wrong after the updates; nothing, one hopes."""
+    found = []
+    learned = state.replace(env_state=(), key=(), policy_step_state=state.policy_step_state)
+    bad = not_finite(learned)
+    for metrics in history:
+        numbers = {k: v for k, v in vars(metrics).items() if k not in NAN_BY_DESIGN}
+        bad += not_finite(numbers)
+        if bool(metrics.accepted) and not float(metrics.kl) <= float(hparams.max_kl):
+            found.append(f"accepted a KL of {float(metrics.kl):.3g}")
+        if float(metrics.valid_fraction) < 1:
+            found.append(f"only {float(metrics.valid_fraction):.0%} of the data is finite")
+        if bool(metrics.alarms.off_policy):
+            found.append("refused its own data as off-policy")
+    return found + [f"not finite: {name}" for name in sorted(set(bad))]
+
+
+def not_finite(tree) -> list[str]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [
+        jax.tree_util.keystr(path)
+        for path, leaf in leaves
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all()
+    ]
+
+
+def describe(space) -> str:
+    if isinstance(space, trpo_jax.Box):
+        return f"Box{space.shape}"
+    if isinstance(space, trpo_jax.Discrete):
+        return f"Discrete({space.num_actions})"
+    return f"MultiDiscrete{space.num_categories}"
+
+
+def forget() -> None:
+    """Free compiled programs: some hundred of them do not fit into memory together."""
+    trpo_jax.make_trpo.cache_clear()
+    jax.clear_caches()
+
+
+def report(rows: list[Row], total: int) -> str:
+    passed = sum(row.status.startswith("ok") for row in rows)
+    versions = [
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("jax", "jaxlib", "flax", "gymnax", "brax", "mujoco-mjx")
+    ]
+    unfinished = "" if len(rows) == total else f" (the run was to be {total}, but is unfinished)"
+    head = f"""# Every environment
+
+{passed} of {len(rows)} environments pass{unfinished}:
+an agent with num_envs={CONFIG.num_envs}, num_steps={CONFIG.num_steps} is compiled, initialised and
+updated twice; parameters, statistics, observations and metrics are finite, all data is valid, and
+every accepted step has KL ≤ max_kl.
+
+- command: `python {" ".join(sys.argv)}`
+- date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC
+- versions: Python {platform.python_version()}, {", ".join(versions)}
+- hardware: {cpu_model()}, {os.cpu_count()} cores ({len(os.sched_getaffinity(0))} used); \
+{jax.devices()[0].platform}
+
+"compile" is tracing and compiling `init` and `update`; "update" is one compiled update of \
+{CONFIG.batch_size} steps.
+
+| environment | backend | observation | action | compile s | update s | status |
+|---|---|---|---|---|---|---|
+"""
+    return head + "\n".join(str(row) for row in rows) + "\n"
+
+
+def cpu_model() -> str:
+    lines = (
+        Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
+    )
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

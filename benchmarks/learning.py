@@ -1,0 +1,112 @@
+"""Does it learn? Every preset over ten seeds, evaluated deterministically.
+
+python benchmarks/learning.py                     all of them
+python benchmarks/learning.py CartPole-v1 hopper  some of them; the others keep their rows
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import report
+
+import trpo_jax
+from trpo_jax.presets import get_preset
+
+# id: (keywords, threshold on the mean of all seeds or None, RL-Zoo's tuned TRPO and its steps)
+TARGETS = {
+    "CartPole-v1": ({}, 475.0, "500 (100 k)"),
+    "Acrobot-v1": ({}, -90.0, "−83.1 (100 k)"),
+    "Pendulum-v1": ({}, -200.0, "−174.6 (100 k)"),
+    "MountainCar-v0": ({}, None, "−107.3 (100 k)"),
+    "MountainCarContinuous-v0": ({}, 90.0, "92.5 (50 k)"),
+    "Catch-bsuite": ({}, 1.0, ""),
+    "Breakout-MinAtar": ({}, None, ""),
+    "Asterix-MinAtar": ({}, None, ""),
+    "inverted_pendulum": ({"backend": "spring"}, 950.0, ""),
+    "reacher": ({"backend": "spring"}, None, ""),
+    "hopper": ({"backend": "spring"}, None, ""),
+}
+HEADER = (
+    "environment", "steps", "first return", "mean", "worst seed", "all seeds", "target",
+    "RL-Zoo TRPO (steps)", "random policy", "accepted", "seconds",
+)  # fmt: skip
+
+
+def study(name: str, num_seeds: int, num_episodes: int, total_steps: int | None) -> list[str]:
+    """Train one preset over seeds in one program; returns the row of the table."""
+    keywords, threshold, zoo = TARGETS[name]
+    preset = get_preset(name)
+    steps = total_steps or preset.total_steps
+    env = trpo_jax.make_env(name, **keywords)
+    agent = trpo_jax.make_trpo(env, preset.config)
+    num_updates = max(1, steps // preset.config.batch_size)
+    evaluate = jax.jit(
+        jax.vmap(lambda s, k: agent.evaluate(s, k, num_episodes=num_episodes).returns)
+    )
+    eval_keys = jax.random.split(jax.random.key(10_000), num_seeds)
+
+    started = time.perf_counter()
+    state = jax.vmap(agent.init)(jax.random.split(jax.random.key(0), num_seeds))
+    untrained = jax.vmap(
+        lambda s, k: agent.evaluate(s, k, num_episodes=num_episodes, deterministic=False).returns
+    )(state, eval_keys)
+    train = jax.jit(jax.vmap(lambda s: agent.train(s, preset.hparams, num_updates=num_updates)))
+    state, history = train(state)
+    returns = np.asarray(evaluate(state, eval_keys)).mean(axis=1)
+    seconds = time.perf_counter() - started
+
+    first = float(jnp.nanmean(history.episode_return[:, 0]))
+    label = name + "".join(f", {key} {value}" for key, value in keywords.items())
+    reached = "" if threshold is None else f"{threshold:g}: " + _reached(returns, threshold)
+    return [
+        label,
+        f"{num_updates * preset.config.batch_size:,}",
+        f"{first:.2f}",
+        f"{returns.mean():.2f}",
+        f"{returns.min():.2f}",
+        " ".join(f"{value:.4g}" for value in np.sort(returns)),
+        reached,
+        zoo,
+        f"{float(untrained.mean()):.2f}",
+        f"{float(history.accepted.mean()):.2f}",
+        f"{seconds:.0f}",
+    ]
+
+
+def _reached(returns: np.ndarray, threshold: float) -> str:
+    return f"{int((returns >= threshold).sum())} of {returns.size} seeds"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=[])
+    parser.add_argument("--num-seeds", type=int, default=10)
+    parser.add_argument("--num-episodes", type=int, default=64)
+    parser.add_argument("--total-steps", type=int, help="instead of the preset's")
+    parser.add_argument("--out", type=Path, default=report.RESULTS / "learning.md")
+    arguments = parser.parse_args()
+    store = arguments.out.with_suffix(".json")
+    rows = json.loads(store.read_text()) if store.exists() and arguments.names else {}
+    for name in arguments.names or TARGETS:
+        rows[name] = study(name, arguments.num_seeds, arguments.num_episodes, arguments.total_steps)
+        print(dict(zip(HEADER, rows[name], strict=True)), flush=True)
+        store.parent.mkdir(parents=True, exist_ok=True)
+        store.write_text(json.dumps(rows, indent=1) + "\n")
+    ordered = [rows[name] for name in TARGETS if name in rows]
+    report.write(
+        arguments.out,
+        "It learns",
+        f"Presets of `trpo_jax/presets.py`, {arguments.num_seeds} seeds vmapped in one program; "
+        f"deterministic evaluation over {arguments.num_episodes} episodes per seed after training. "
+        "Reaching the target counts seeds whose mean return is at least it.",
+        report.table(HEADER, ordered),
+    )
+
+
+if __name__ == "__main__":
+    main()

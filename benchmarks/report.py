@@ -1,0 +1,52 @@
+"""Tables with the command, versions and hardware that produced them."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax", "brax")
+
+
+def provenance() -> list[str]:
+    """Command, date, versions and hardware, as lines of a Markdown list."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
+    command = shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    devices = ", ".join(sorted({device.device_kind for device in jax.devices()}))
+    return [
+        f"- command: `{command}`",
+        f"- date: {datetime.date.today().isoformat()}",
+        f"- versions: Python {platform.python_version()}, {versions}",
+        f"- hardware: {_processor()}, {os.cpu_count()} cores; JAX on {devices}",
+    ]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [" | ".join(header), " | ".join("---" for _ in header)]
+    lines += [" | ".join(str(cell) for cell in row) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def write(path: Path, title: str, *sections: str) -> None:
+    """Write a Markdown report: title, provenance, sections; and say where it is."""
+    text = "\n\n".join([f"# {title}", "\n".join(provenance()), *sections]) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    print(f"written: {path}")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,57 @@
+"""A tiny policy-improvement problem that several test files share."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trpo_jax.learner.trpo import make_objective
+from trpo_jax.learner.types import Batch
+from trpo_jax.policies.networks import (
+    Body,
+    CategoricalHead,
+    GaussianHead,
+    Policy,
+    make_policy,
+)
+from trpo_jax.solver import Objective
+
+
+class Problem(NamedTuple):
+    policy: Policy
+    objective: Objective
+    params: Any
+    batch: Batch
+
+
+def _make_problem(kind="categorical", batch_size=48, seed=0, hidden=(4,), entropy_coef=0.0):
+    """A one-hidden-layer tanh policy away from its initialisation, and a batch drawn from it."""
+    rng = np.random.default_rng(seed)
+    head = CategoricalHead(3) if kind == "categorical" else GaussianHead(2, -0.3)
+    policy = make_policy(Body((3,), hidden, "tanh", False), head)
+    params = policy.init(jax.random.key(seed))
+    noise = lambda leaf: jnp.asarray(leaf + 0.4 * rng.normal(size=leaf.shape), jnp.float32)  # noqa: E731
+    params = jax.tree.map(noise, params)
+    obs = jnp.asarray(rng.normal(size=(batch_size, 3)), jnp.float32)
+    distribution = policy.apply(params, obs)
+    action = distribution.sample(jax.random.key(seed + 1))
+    batch = Batch(
+        obs=obs,
+        action=action,
+        distribution=distribution,
+        log_prob=distribution.log_prob(action),
+        entropy=distribution.entropy(),
+        advantage=jnp.asarray(rng.normal(size=batch_size), jnp.float32),
+        value=jnp.zeros(batch_size),
+        value_target=jnp.zeros(batch_size),
+        weight=jnp.ones(batch_size),
+    )
+    return Problem(policy, make_objective(policy, entropy_coef), params, batch)
+
+
+@pytest.fixture(scope="session")
+def make_problem():
+    """The factory of problems: `make_problem(kind, batch_size, seed, hidden, entropy_coef)`."""
+    return _make_problem

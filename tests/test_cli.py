@@ -1,0 +1,171 @@
+"""The command line: bad input is one line and exit code 2; a run leaves what it promises."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import trpo_jax
+from trpo_jax.cli import main
+from trpo_jax.experiments.checkpoints import load_state
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train"], ["ENV"]),
+        (["trian", "CartPole-v1"], ["trian", "train"]),
+        (["train", "CartPol-v1"], ["CartPol-v1", "CartPole-v1"]),
+        (["train", "brax/hoper"], ["hoper", "hopper"]),
+        (["train", "MNISTBandit-bsuite"], ["MNISTBandit", "downloads"]),
+        (["train", "CartPole-v1", "--num-envz", "3"], ["--num-envz", "--num-envs"]),
+        (["train", "CartPole-v1", "--num-envs", "0"], ["num_envs=0", ">= 1"]),
+        (["train", "CartPole-v1", "--num-envs", "two"], ["--num-envs", "two"]),
+        (["train", "CartPole-v1", "--activation", "rel"], ["rel", "relu"]),
+        (["train", "CartPole-v1", "--value-minibatch-size", "100"], ["100", "divide", "128"]),
+        (["train", "CartPole-v1", "--max-kl", "0"], ["max_kl=0", "> 0"]),
+        (["train", "CartPole-v1", "--max-kl", "-1"], ["max_kl=-1", "> 0"]),
+        (["train", "CartPole-v1", "--max-kl", "nan"], ["max_kl=nan", "> 0"]),
+        (["train", "CartPole-v1", "--gamma", "1.5"], ["gamma=1.5", "[0, 1]"]),
+        (["train", "CartPole-v1", "--total-steps", "0"], ["total_steps=0", ">= 1"]),
+        (["train", "CartPole-v1", "--num-seeds", "0"], ["num_seeds=0", ">= 1"]),
+        (["train", "CartPole-v1", "--seed", "-1"], ["seed=-1"]),
+        (["train", "CartPole-v1", "--network", "cnn"], ["network", "mlp"]),
+        (["train", "CartPole-v1", "--env-args", "gravity"], ["gravity", "NAME=VALUE"]),
+        (["train", "brax/fast", "--env-args", "backend=warp"], ["warp", "spring"]),
+        (["envs", "--all"], ["--all"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    for word in words:
+        assert word in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_directory_that_cannot_be_written_is_refused(capsys, tmp_path):
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("not a directory")
+    assert main(["train", "CartPole-v1", "--out", str(in_the_way / "run")]) == 2
+    assert main(["train", "CartPole-v1", "--out", str(in_the_way)]) == 2
+    assert main(["train", "CartPole-v1", "--out", str(tmp_path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all("out=" in line for line in lines)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_train_help_shows_every_setting_with_the_tuned_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "Pendulum-v1", "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    names = [*vars(trpo_jax.TRPOConfig()), *vars(trpo_jax.HParams())]
+    for name in names:
+        option = name.replace("_", "-")
+        assert f"--{option}" in shown or f"--no-{option}" in shown, name
+    gamma = trpo_jax.get_preset("Pendulum-v1").hparams.gamma
+    assert gamma != trpo_jax.HParams().gamma
+    assert re.search(rf"--gamma FLOAT\s+.*\(default:\s*{gamma}\)", shown)
+
+
+def test_envs_lists_what_can_be_trained(capsys):
+    assert main(["envs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("gymnax/CartPole-v1") and "tuned" in line for line in lines)
+    assert any(line.startswith("brax/hopper") for line in lines)
+    assert not any("MNIST" in line for line in lines)
+    assert len(lines) == 25 + 13
+
+
+SMALL = [
+    *("--num-envs", "4", "--num-steps", "32", "--total-steps", "640"),
+    *("--eval-episodes", "8", "--seed", "3"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of five updates, by the installed command."""
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    command = [sys.executable, "-m", "trpo_jax", "train", "CartPole-v1", *SMALL]
+    done = subprocess.run(
+        [*command, "--out", str(directory)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return directory, done.stdout
+
+
+def test_a_run_prints_its_evaluation_and_its_directory(run):
+    directory, printed = run
+    assert re.search(r"evaluation: return [\d.]+ ± [\d.]+ \(95 %, 8 episodes\)", printed)
+    assert f"run directory: {directory}" in printed
+    assert "kl" in printed
+    assert "steps/s" in printed
+
+
+def test_a_run_directory_holds_settings_metrics_and_state(run):
+    directory, _ = run
+    config = json.loads((directory / "config.json").read_text())
+    assert (config["env_id"], config["seed"], config["config"]["num_envs"]) == ("CartPole-v1", 3, 4)
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in lines] == [1, 2, 3, 4, 5]
+    assert [line["steps"] for line in lines] == [128, 256, 384, 512, 640]
+    assert all(0 <= line["kl"] <= 0.01 for line in lines)
+
+
+def test_the_final_state_on_disk_is_that_of_the_same_run_in_python(run):
+    directory, _ = run
+    env = trpo_jax.make_env("CartPole-v1")
+    agent = trpo_jax.make_trpo(env, trpo_jax.TRPOConfig(num_envs=4, num_steps=32))
+    state = agent.init(jax.random.key(3))
+    stored = load_state(directory / "checkpoints" / "final", state)
+    hparams = trpo_jax.get_preset("CartPole-v1").hparams
+    for _ in range(5):
+        state, _ = agent.update(state, hparams)
+    same = jax.tree.map(_equal, state, stored)
+    assert jax.tree.all(same)
+
+
+def test_a_run_over_several_seeds_logs_each_of_them(tmp_path):
+    directory = tmp_path / "run"
+    assert main(["train", "CartPole-v1", *SMALL, "--num-seeds", "2", "--out", str(directory)]) == 0
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    order = [(line["update"], line["seed"]) for line in lines]
+    assert order[:4] == [(1, 3), (1, 4), (2, 3), (2, 4)]
+    (1, 3),
+        (1, 4),
+        (2, 3),
+        (2, 4),
+    ]
+    evaluation = json.loads((directory / "evaluation.json").read_text())
+    assert len(evaluation["mean_per_seed"]) == 2
+
+
+def test_the_readme_names_two_commands_and_ci_runs_the_same():
+    readme = (ROOT / "README.md").read_text()
+    script = (ROOT / ".ci" / "run").read_text()
+    commands = re.findall(r"```sh\n(.*?)\n```", readme, flags=re.S)
+    assert commands == [
+        "pip install -e . && trpo-jax train CartPole-v1",
+        'pip install -e ".[test]" && pytest',
+    ]
+    for command in commands:
+        assert command.replace("pip install", "pip install --quiet") in script
+
+
+def _equal(left, right):
+    if jax.numpy.issubdtype(left.dtype, jax.dtypes.prng_key):
+        left, right = jax.random.key_data(left), jax.random.key_data(right)
+    return left.dtype == right.dtype and np.array_equal(left, right)

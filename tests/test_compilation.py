@@ -1,0 +1,243 @@
+"""One program: nothing compiles twice, and everything composes."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import trpo_jax
+
+CONFIG = trpo_jax.TRPOConfig(num_envs=4, num_steps=16, hidden_sizes=(16,), value_epochs=2)
+COMPILATIONS: list[str] = []
+
+
+def _listen(event: str, duration: float, **_):
+    if event == "/jax/core/compile/backend_compile_duration":
+        COMPILATIONS.append(event)
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
+@pytest.fixture(scope="module")
+def agent():
+    return trpo_jax.make_trpo(trpo_jax.make_env("CartPole-v1"), CONFIG)
+
+
+def grid():
+    return [
+        trpo_jax.HParams(max_kl=max_kl, gamma=gamma, value_learning_rate=rate)
+        for max_kl in (0.005, 0.02)
+        for gamma in (0.9, 0.99)
+        for rate in (1e-3, 1e-2)
+    ]
+
+
+def assert_close(left, right, rtol=1e-3, atol=1e-5):
+    for one, other in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        if not jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+            np.testing.assert_allclose(one, other, rtol=rtol, atol=atol)
+
+
+def types_of(tree):
+    return jax.tree.map(lambda leaf: (leaf.dtype, leaf.shape, leaf.weak_type), tree)
+
+
+def test_the_counter_counts():
+    before = len(COMPILATIONS)
+    jax.jit(lambda x: x * 3 + before)(jnp.ones(7)).block_until_ready()
+    assert len(COMPILATIONS) > before
+
+
+def test_a_second_call_compiles_nothing(agent):
+    hparams = trpo_jax.HParams()
+    settings = [
+        trpo_jax.HParams(max_kl=0.02, gamma=1, cg_damping=np.float32(0.5)),
+        trpo_jax.HParams(max_kl=jnp.float32(0.03), gamma=jnp.asarray(0.95), accept_ratio=True),
+        trpo_jax.HParams(max_kl=np.float64(0.03)),
+    ]
+    other_key, obs = jax.random.key(17), jnp.zeros((4,))
+    first = agent.init(jax.random.key(0))
+    after, _ = agent.update(first, hparams)
+    trained, _ = agent.train(after, hparams, num_updates=2)
+    agent.act(trained, other_key, obs)
+    agent.evaluate(trained, other_key, num_episodes=4, max_steps=5)
+
+    before = len(COMPILATIONS)
+    state, _ = agent.update(after, hparams)  # the state that came out goes in again
+    converted = [setting.as_arrays() for setting in settings]  # may convert, at most
+    allowed = len(COMPILATIONS) - before
+    for setting in converted:
+        state, _ = agent.update(state, setting)
+        state, _ = agent.train(state, setting, num_updates=2)
+    state, _ = agent.update(agent.init(other_key), hparams)
+    agent.act(state, other_key, obs)
+    agent.evaluate(state, other_key, num_episodes=4, max_steps=5)
+    assert len(COMPILATIONS) - before == allowed == 0
+    for setting in settings:
+        state, _ = agent.update(state, setting)
+    assert len(COMPILATIONS) == before
+
+
+def test_the_state_keeps_its_types(agent):
+    state = agent.init(jax.random.key(0))
+    after, _ = agent.update(state)
+    assert types_of(state) == types_of(after)
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
+
+
+def test_make_trpo_twice_returns_the_same_agent(agent):
+    again = trpo_jax.make_trpo(
+        trpo_jax.make_env("CartPole-v1"),
+        trpo_jax.TRPOConfig(num_envs=4, num_steps=16, hidden_sizes=[16], value_epochs=2),
+    )
+    assert again is agent
+
+
+def test_transformations_of_update_compose(agent):
+    state, hparams = agent.init(jax.random.key(0)), trpo_jax.HParams()
+    plain = state
+    for _ in range(2):
+        plain, _ = agent.update(plain, hparams)
+    jitted = jax.jit(lambda s, h: agent.update(agent.update(s, h)[0], h)[0])(state, hparams)
+    scanned, _ = jax.lax.scan(lambda s, _: agent.update(s, hparams), state, length=2)
+    trained, history = agent.train(state, hparams, num_updates=2)
+    for other in (jitted, scanned, trained):
+        assert_close(plain.policy_params, other.policy_params)
+        assert_close(plain.value_params, other.value_params)
+    assert history.kl.shape == (2,)
+
+
+def test_a_vmapped_init_equals_single_ones(agent):
+    keys = jax.random.split(jax.random.key(3), 3)
+    states = jax.jit(jax.vmap(agent.init))(keys)
+    for lane in range(3):
+        single = agent.init(keys[lane])
+        assert_close(single, jax.tree.map(lambda x, i=lane: x[i], states), rtol=1e-6)
+
+
+def test_a_sweep_equals_single_runs_and_its_lanes_go_on(agent):
+    """Few updates, because rounding differs and training is chaotic."""
+    settings = grid()
+    keys = jax.random.split(jax.random.key(0), len(settings))
+    states = jax.jit(jax.vmap(agent.init))(keys)
+    sweep = jax.jit(jax.vmap(lambda s, h: agent.train(s, h, num_updates=2)))
+    ends, history = sweep(states, trpo_jax.HParams.stack(settings))
+    assert history.kl.shape == (8, 2)
+    for lane, setting in enumerate(settings):
+        single, _ = agent.train(agent.init(keys[lane]), setting, num_updates=2)
+        lane_state = jax.tree.map(lambda x, i=lane: x[i], ends)
+        assert_close(single.policy_params, lane_state.policy_params)
+        assert_close(single.value_params, lane_state.value_params)
+    assert len(np.unique(np.asarray(history.kl))) == 16
+
+    picked = jax.tree.map(lambda x: x[5], ends)
+    single, _ = agent.train(agent.init(keys[5]), settings[5], num_updates=2)
+    assert types_of(picked) == types_of(single)
+    before = len(COMPILATIONS)
+    onward, metrics = agent.update(picked, settings[5])
+    assert len(COMPILATIONS) == before, "a lane of a sweep is another type of state"
+    assert int(onward.num_updates) == 3
+    assert_close(onward.policy_params, agent.update(single, settings[5])[0].policy_params, 1e-2)
+    assert float(metrics.kl) <= settings[5].max_kl
+
+
+def test_a_float64_solve_under_jit_of_vmap_of_train():
+    env = trpo_jax.make_env("CartPole-v1")
+    agent = trpo_jax.make_trpo(env, CONFIG.replace(solver_dtype="float64"))
+    states = jax.jit(jax.vmap(agent.init))(jax.random.split(jax.random.key(0), 2))
+    hparams = trpo_jax.HParams.stack([trpo_jax.HParams(max_kl=kl) for kl in (0.005, 0.02)])
+    run = jax.jit(jax.vmap(lambda s, h: agent.train(s, h, num_updates=2)))
+    ends, history = run(states, hparams)
+    assert types_of(ends) == types_of(states)
+    assert np.asarray(history.accepted).all()
+    assert np.all(np.asarray(history.kl) <= np.asarray(hparams.max_kl)[:, None])
+    in_float32 = trpo_jax.make_trpo(env, CONFIG)
+    first_lane = jax.tree.map(lambda x: x[0], states)
+    single, _ = in_float32.train(first_lane, trpo_jax.HParams(max_kl=0.005), num_updates=2)
+    ours = jax.tree.map(lambda x: x[0], ends)
+    assert_close(single.policy_params, ours.policy_params, 1e-2, 1e-3)
+
+
+def in_subprocess(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_everything_works_with_x64_enabled():
+    out = in_subprocess(
+        """
+        import jax, jax.numpy as jnp, numpy as np, trpo_jax
+        assert jnp.ones(()).dtype == jnp.float64
+        for env_id, dtype in (("Pendulum-v1", "float64"), ("CartPole-v1", "float32")):
+            config = trpo_jax.TRPOConfig(
+                num_envs=4, num_steps=16, hidden_sizes=(16,), value_epochs=1, solver_dtype=dtype,
+                normalize_observations=True, normalize_rewards=True)
+            agent = trpo_jax.make_trpo(trpo_jax.make_env(env_id), config)
+            state = agent.init(jax.random.key(0))
+            after, history = agent.train(state, trpo_jax.HParams(), num_updates=2)
+            types = lambda tree: jax.tree.map(lambda x: (x.dtype, x.shape), tree)
+            assert types(state) == types(after), env_id
+            ours = after.replace(env_state=(), key=())
+            wide = [jax.tree_util.keystr(path)
+                    for path, leaf in jax.tree_util.tree_flatten_with_path((ours, history))[0]
+                    if leaf.dtype in (jnp.float64, jnp.int64)]
+            assert not wide, (env_id, wide)
+            assert np.asarray(history.accepted).all(), history.status
+            assert (np.asarray(history.kl) <= 0.01).all()
+        print("done")
+        """,
+        JAX_ENABLE_X64="1",
+    )
+    assert out.split()[-1] == "done"
+
+
+def test_environments_spread_over_four_devices_give_the_same_parameters():
+    out = in_subprocess(
+        """
+        import jax, numpy as np, trpo_jax
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec
+        assert jax.device_count() == 4
+        N = 8
+        config = trpo_jax.TRPOConfig(num_envs=N, num_steps=16, hidden_sizes=(16,), value_epochs=2)
+        agent = trpo_jax.make_trpo(trpo_jax.make_env("CartPole-v1"), config)
+        state = agent.init(jax.random.key(0))
+        mesh = Mesh(np.array(jax.devices()), ("env",))
+        split = NamedSharding(mesh, PartitionSpec("env"))
+        whole = NamedSharding(mesh, PartitionSpec())
+        place = lambda tree: jax.tree.map(
+            lambda x: jax.device_put(x, split if x.shape[:1] == (N,) else whole), tree)
+        spread = jax.tree.map(lambda x: jax.device_put(x, whole), state).replace(
+            env_state=place(state.env_state),
+            obs=place(state.obs),
+            episodes=place(state.episodes))
+        assert len(spread.obs.sharding.device_set) == 4
+        update = jax.jit(agent.update)
+        hparams = trpo_jax.HParams()
+        for _ in range(3):
+            state, metrics = update(state, hparams)
+            spread, spread_metrics = update(spread, hparams)
+        assert bool(metrics.accepted) and bool(spread_metrics.accepted)
+        for name in ("policy_params", "value_params"):
+            for one, other in zip(jax.tree.leaves(getattr(state, name)),
+                                  jax.tree.leaves(getattr(spread, name))):
+                one, other = np.asarray(one), np.asarray(other)
+                error = np.linalg.norm(one - other) / np.linalg.norm(one)
+                assert error < 1e-4, (name, one.shape, error)
+        print("done")
+        """,
+        XLA_FLAGS="--xla_force_host_platform_device_count=4",
+    )
+    assert out.split()[-1] == "done"

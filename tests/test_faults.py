@@ -1,0 +1,127 @@
+"""Environments that lie: NaN, infinity and absurd numbers at random."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probe_envs import Faulty
+
+import trpo_jax
+
+NAN, INF = np.nan, np.inf
+INVALID = [(NAN, 0), (INF, 0), (-INF, 0), (0, NAN), (0, INF), (NAN, NAN)]
+HUGE = [(1e30, 0), (-1e30, 0)]
+CONFIG = trpo_jax.TRPOConfig(num_envs=4, num_steps=32, hidden_sizes=(16,), value_epochs=2)
+
+
+def clean_env():
+    return trpo_jax.make_env("CartPole-v1")
+
+
+def is_finite(tree):
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return all(np.isfinite(leaf).all() for leaf in floats)
+
+
+def trained(faults, rate, normalize, num_updates=100):
+    config = CONFIG.replace(normalize_observations=normalize, normalize_rewards=normalize)
+    agent = trpo_jax.make_trpo(Faulty(clean_env(), rate, faults), config)
+    return agent.train(agent.init(jax.random.key(0)), num_updates=num_updates)
+
+
+def assert_learned_state_is_finite(state):
+    for name in (
+        "policy_params",
+        "value_params",
+        "value_opt_state",
+        "obs_statistics",
+        "return_statistics",
+        "episodes",
+    ):
+        assert is_finite(getattr(state, name)), name
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_values_that_are_not_finite_never_count(normalize):
+    state, history = trained(INVALID, 0.03, normalize)
+    assert_learned_state_is_finite(state)
+    assert is_finite(history.kl)
+    assert is_finite(history.value_loss)
+    assert is_finite(history.entropy)
+    hit = np.asarray(history.valid_fraction) < 1
+    assert hit.mean() > 0.9
+    np.testing.assert_array_equal(history.alarms.invalid_data, hit)
+    assert np.asarray(history.valid_fraction).min() > 0.7  # a few steps, not the rest of the run
+    assert np.all(np.asarray(history.kl) <= np.float32(0.01))
+    assert not np.asarray(history.alarms.off_policy).any()
+    accepted = np.asarray(history.accepted)
+    assert accepted.mean() > 0.9
+    early, late = history.episode_length[:10], history.episode_length[-10:]
+    assert np.nanmean(late) > np.nanmean(early)  # it learns all the same
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_huge_rewards_do_not_destroy_the_run(normalize):
+    state, history = trained(HUGE, 0.02, normalize)
+    assert_learned_state_is_finite(state)
+    np.testing.assert_array_equal(history.valid_fraction, 1)  # huge is not invalid
+    assert np.all(np.asarray(history.kl) <= np.float32(0.01))
+    assert is_finite(history.entropy)
+    fitted = ~np.asarray(history.alarms.value_fit_failed)
+    assert is_finite(np.asarray(history.value_loss)[fitted])
+
+
+def test_every_step_invalid_changes_nothing():
+    agent = trpo_jax.make_trpo(Faulty(clean_env(), 1.0, [(NAN, 0)]), CONFIG)
+    before = agent.init(jax.random.key(0))
+    after, history = agent.train(before, num_updates=3)
+    np.testing.assert_array_equal(history.valid_fraction, 0)
+    assert not np.asarray(history.accepted).any()
+    for name in ("policy_params", "obs_statistics", "return_statistics"):
+        for old, new in zip(
+            jax.tree.leaves(getattr(before, name)), jax.tree.leaves(getattr(after, name)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(old, new)
+    assert_learned_state_is_finite(after)
+
+
+def test_a_broken_simulation_starts_again():
+    agent = trpo_jax.make_trpo(Faulty(clean_env(), 0.1, [(0, NAN)]), CONFIG)
+    state, trajectory = agent.rollout(agent.init(jax.random.key(0)))
+    valid, done = np.asarray(trajectory.valid), trajectory.terminated | trajectory.truncated
+    assert (~valid).sum() > 3
+    assert np.asarray(done)[~valid].all()
+    assert is_finite(trajectory)
+    assert is_finite(state.obs)
+
+
+def test_without_faults_nothing_differs():
+    """The same seeds, wrapped with rate 0 and not wrapped."""
+    clean = trpo_jax.make_trpo(clean_env(), CONFIG)
+    wrapped = trpo_jax.make_trpo(Faulty(clean_env(), 0.0, INVALID), CONFIG)
+    runs = [agent.train(agent.init(jax.random.key(4)), num_updates=3) for agent in (clean, wrapped)]
+    np.testing.assert_array_equal(runs[1][1].valid_fraction, 1)
+    assert not np.asarray(runs[1][1].alarms.invalid_data).any()
+    for one, other in zip(
+        jax.tree.leaves(runs[0][0].policy_params),
+        jax.tree.leaves(runs[1][0].policy_params),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_a_fault_touches_its_own_step_only():
+    """A wrong reward leaves every other entry of the rollout as it was."""
+    clean = trpo_jax.make_trpo(clean_env(), CONFIG)
+    faulty = trpo_jax.make_trpo(Faulty(clean_env(), 0.1, [(NAN, 0), (INF, 0)]), CONFIG)
+    state = clean.init(jax.random.key(5))
+    _, expected = clean.rollout(state)
+    _, got = faulty.rollout(state)
+    valid = np.asarray(got.valid)
+    assert 0 < (~valid).sum() < valid.size / 2
+    np.testing.assert_array_equal(np.asarray(got.reward)[valid], np.asarray(expected.reward)[valid])
+    np.testing.assert_array_equal(np.asarray(got.reward)[~valid], 0)
+    np.testing.assert_allclose(got.obs, expected.obs, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(got.action, expected.action)
+    np.testing.assert_array_equal(got.terminated, expected.terminated)

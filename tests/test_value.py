@@ -1,0 +1,134 @@
+"""`fit_value` against Adam by hand, on a linear critic."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trpo_jax import fit_value
+from trpo_jax.learner.value import init_value_optimizer
+
+BATCH, RATE = 32, 0.05
+RNG = np.random.default_rng(0)
+OBS = RNG.normal(size=(BATCH, 3)).astype(np.float32)
+TARGET = (OBS @ np.array([1.0, -2.0, 0.5]) + 3).astype(np.float32)
+WEIGHT = np.ones(BATCH, np.float32)
+PARAMS = {"b": jnp.float32(0.1), "w": jnp.array([0.2, 0.0, -0.3])}
+
+
+def apply(params, obs):
+    return obs @ params["w"] + params["b"]
+
+
+def fit(target=TARGET, weight=WEIGHT, epochs=1, minibatch=BATCH, obs=OBS, params=PARAMS, key=0):
+    return _fit(key, params, obs, target, weight, epochs, minibatch)
+
+
+def _run(key, params, obs, target, weight, epochs, minibatch):
+    return fit_value(
+        jax.random.key(key),
+        params,
+        init_value_optimizer(params),
+        apply=apply,
+        obs=jnp.asarray(obs),
+        target=jnp.asarray(target),
+        weight=jnp.asarray(weight),
+        learning_rate=RATE,
+        num_epochs=epochs,
+        minibatch_size=minibatch,
+    )
+
+
+_fit = jax.jit(_run, static_argnums=(5, 6))
+
+
+def adam_by_hand(steps, weight=WEIGHT):
+    """Kingma & Ba 2015, algorithm 1, with the gradient of Σ w (v − t)² / Σ w written out."""
+    b, w = 0.1, np.array([0.2, 0.0, -0.3])
+    theta, m, v = np.array([b, *w]), np.zeros(4), np.zeros(4)
+    features = np.concatenate([np.ones((BATCH, 1)), OBS.astype(np.float64)], 1)
+    for t in range(1, steps + 1):
+        g = 2 * features.T @ (weight * (features @ theta - TARGET)) / weight.sum()
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        theta = theta - RATE * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    return theta
+
+
+def mse(theta, weight=WEIGHT):
+    errors = theta[0] + OBS @ theta[1:] - TARGET
+    return (weight * errors**2).sum() / weight.sum()
+
+
+@pytest.mark.parametrize("epochs", [1, 5])
+def test_full_batch_steps_are_adam(epochs):
+    params, _, info = fit(epochs=epochs)
+    expected = adam_by_hand(epochs)
+    np.testing.assert_allclose([params["b"], *params["w"]], expected, rtol=1e-5)
+    np.testing.assert_allclose(info.loss_before, mse(adam_by_hand(0)), rtol=1e-5)
+    np.testing.assert_allclose(info.loss_after, mse(expected), rtol=1e-4)
+    assert info.accepted
+
+
+def test_the_optimiser_goes_on_from_fit_to_fit():
+    kwargs = {"apply": apply, "learning_rate": RATE, "num_epochs": 1, "minibatch_size": BATCH}
+    data = {"obs": jnp.asarray(OBS), "target": jnp.asarray(TARGET), "weight": jnp.asarray(WEIGHT)}
+    params, opt_state = PARAMS, init_value_optimizer(PARAMS)
+    run = jax.jit(lambda key, p, s: fit_value(key, p, s, **data, **kwargs))
+    for i in range(3):
+        params, opt_state, _ = run(jax.random.key(i), params, opt_state)
+    np.testing.assert_allclose([params["b"], *params["w"]], adam_by_hand(3), rtol=1e-5)
+
+
+def test_minibatches_reach_a_lower_loss():
+    _, _, info = fit(epochs=200, minibatch=8)
+    assert info.loss_after < 1e-3 * info.loss_before
+
+
+def test_every_example_is_used_once_per_epoch():
+    """With one-hot observations and Adam, an example moves exactly its own weight."""
+    params = {"b": jnp.float32(0), "w": jnp.zeros(BATCH)}
+    eye, ones = np.eye(BATCH, dtype=np.float32), np.ones(BATCH, np.float32)
+    fitted, opt_state, _ = fit(ones, obs=eye, params=params, minibatch=4)
+    assert (fitted["w"] > 0).all()
+    assert opt_state.count == BATCH // 4
+    others = fit(ones, obs=eye, params=params, minibatch=4, key=1)[0]
+    assert not np.array_equal(fitted["w"], others["w"])  # the order is random
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_target_that_is_not_finite_changes_nothing(bad):
+    target = TARGET.copy()
+    target[5] = bad
+    params, opt_state, info = fit(target, epochs=3, minibatch=8)
+    assert not info.accepted
+    unchanged = (PARAMS, init_value_optimizer(PARAMS))
+    for after, before in zip(
+        jax.tree.leaves((params, opt_state)), jax.tree.leaves(unchanged), strict=True
+    ):
+        assert np.asarray(after).tobytes() == np.asarray(before).tobytes()
+    np.testing.assert_array_equal(info.loss_after, info.loss_before)
+
+
+def test_examples_of_weight_zero_do_not_count():
+    weight = np.where(np.arange(BATCH) < 20, 1, 0).astype(np.float32)
+    target = np.where(weight > 0, TARGET, 1e6).astype(np.float32)
+    params, _, info = fit(target, weight, epochs=4)
+    np.testing.assert_allclose([params["b"], *params["w"]], adam_by_hand(4, weight), rtol=1e-5)
+    np.testing.assert_allclose(info.loss_after, mse(adam_by_hand(4, weight), weight), rtol=1e-4)
+
+
+def test_no_weight_at_all_changes_no_parameter():
+    params, _, info = fit(weight=np.zeros(BATCH, np.float32), epochs=3)
+    np.testing.assert_array_equal(params["w"], PARAMS["w"])
+    assert np.isfinite(info.loss_after)
+
+
+def test_zero_epochs_change_nothing():
+    params, _, info = fit(epochs=0)
+    np.testing.assert_array_equal(params["w"], PARAMS["w"])
+    assert info.loss_after == info.loss_before
+
+
+def test_minibatches_must_divide_the_batch():
+    with pytest.raises(ValueError, match="minibatch_size=5 does not divide the batch 32"):
+        _run(0, PARAMS, OBS, TARGET, WEIGHT, 1, 5)

@@ -1,0 +1,128 @@
+"""Where metrics go: a file of JSON lines, and the terminal."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from trpo_jax.learner.monitoring import UpdateMetrics
+
+_LINES_WITHOUT_TERMINAL = 10
+
+
+def to_records(
+    history: UpdateMetrics, first_update: int, batch_size: int, seeds: list[int]
+) -> list[dict[str, Any]]:
+    """A history [seeds, updates, ...] as one flat record per update and seed.
+
+    Alarms become `alarm_…`; values that are not finite become null. `update` counts from 1 and
+    `steps` is the number of environment steps done by the end of it.
+    """
+    columns = {
+        name: np.asarray(getattr(history, name))
+        for name in (field.name for field in dataclasses.fields(history))
+        if name != "alarms"
+    }
+    for field in dataclasses.fields(history.alarms):
+        columns[f"alarm_{field.name}"] = np.asarray(getattr(history.alarms, field.name))
+    num_updates = columns["kl"].shape[1]
+    return [
+        {
+            "update": first_update + i + 1,
+            "steps": (first_update + i + 1) * batch_size,
+            "seed": seed,
+            **{name: _plain(values[lane, i]) for name, values in columns.items()},
+        }
+        for i in range(num_updates)
+        for lane, seed in enumerate(seeds)
+    ]
+
+
+def _plain(value: np.ndarray) -> Any:
+    if value.ndim:
+        return [_plain(element) for element in value]
+    number = value.item()
+    return None if isinstance(number, float) and not math.isfinite(number) else number
+
+
+class JsonLines:
+    """Appends records to a file, one JSON object a line, flushed after every call."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, records: list[dict[str, Any]]) -> None:
+        """Append the records."""
+        lines = [json.dumps(record, allow_nan=False) + "\n" for record in records]
+        self._file.write("".join(lines))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class ProgressDisplay:
+    """A live line with the figures that matter; plain lines where there is no terminal."""
+
+    def __init__(self, console: Console, num_updates: int, batch_size: int, num_seeds: int):
+        self._console = console
+        self._num_updates = num_updates
+        self._steps_per_update = batch_size * num_seeds
+        self._printed = 0
+        self._progress = Progress(
+            TextColumn("updates"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("compiling …", total=num_updates)
+
+    def __enter__(self) -> "ProgressDisplay":
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._progress.__exit__(*exception)
+
+    def show(self, history: UpdateMetrics, updates_done: int, rate: float | None) -> None:
+        """Show the last update of a history [seeds, updates, ...], averaged over seeds.
+
+        `rate` is in updates per second, None as long as nothing but compilation was measured.
+        """
+        speed = f"{rate * self._steps_per_update:,.0f} steps/s" if rate else "compiled"
+        last = jax.tree.map(lambda leaf: np.asarray(leaf)[:, -1], history)
+        text = (
+            f"return {_mean(last.episode_return)}  kl {_mean(last.kl, 4)}  "
+            f"entropy {_mean(last.entropy)}  explained variance {_mean(last.explained_variance)}  "
+            f"{speed}"
+        )
+        self._progress.update(self._task, completed=updates_done, description=text)
+        due = updates_done * _LINES_WITHOUT_TERMINAL // self._num_updates
+        if not self._console.is_terminal and due > self._printed:
+            self._printed = due
+            line = f"update {updates_done}/{self._num_updates}  {text}"
+            self._console.print(line, soft_wrap=True, highlight=False)
+
+
+def _mean(values: np.ndarray, digits: int = 2) -> str:
+    finite = values[np.isfinite(values)]
+    return f"{finite.mean():.{digits}f}" if finite.size else "–"
