@@ -144,11 +144,6 @@ def test_a_run_over_several_seeds_logs_each_of_them(tmp_path):
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     order = [(line["update"], line["seed"]) for line in lines]
     assert order[:4] == [(1, 3), (1, 4), (2, 3), (2, 4)]
-    (1, 3),
-        (1, 4),
-        (2, 3),
-        (2, 4),
-    ]
     evaluation = json.loads((directory / "evaluation.json").read_text())
     assert len(evaluation["mean_per_seed"]) == 2
 
