@@ -20,8 +20,8 @@ import report
 
 import trpo_jax
 from trpo_jax.learner.batch import prepare_batch
+from trpo_jax.learner.objective import make_objective
 from trpo_jax.learner.rollout import rollout
-from trpo_jax.learner.trpo import make_objective
 from trpo_jax.learner.value import fit_value
 from trpo_jax.solver.trust_region import trust_region_step
 

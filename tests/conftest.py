@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trpo_jax.learner.trpo import make_objective
+from trpo_jax.learner.objective import make_objective
 from trpo_jax.learner.types import Batch
 from trpo_jax.policies.networks import (
     Body,

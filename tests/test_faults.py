@@ -79,7 +79,8 @@ def test_every_step_invalid_changes_nothing():
     assert not np.asarray(history.accepted).any()
     for name in ("policy_params", "obs_statistics", "return_statistics"):
         for old, new in zip(
-            jax.tree.leaves(getattr(before, name)), jax.tree.leaves(getattr(after, name)),
+            jax.tree.leaves(getattr(before, name)),
+            jax.tree.leaves(getattr(after, name)),
             strict=True,
         ):
             np.testing.assert_array_equal(old, new)

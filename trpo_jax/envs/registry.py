@@ -3,6 +3,7 @@
 import difflib
 import functools
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from trpo_jax.envs.base import Environment
@@ -70,15 +71,19 @@ def _unknown(env_id: str, known: list[str]) -> ValueError:
 
 
 def _adapt(env: Any, kwargs: dict[str, Any]) -> Environment:
+    adapter: Callable[..., Environment]
     if hasattr(type(env), "action_size"):
-        from trpo_jax.envs.brax import BraxEnvironment
-
-        return BraxEnvironment(env, **kwargs)
-    if all(hasattr(env, name) for name in ("reset", "step", "action_space", "observation_space")):
-        from trpo_jax.envs.gymnax import GymnaxEnvironment
-
-        return GymnaxEnvironment(env, **kwargs)
-    raise ValueError(
-        f"{env!r} is neither an environment id nor a gymnax- or brax-style object; "
-        "see trpo_jax.Environment for how to write one"
-    )
+        adapter, allowed = _suite("brax").BraxEnvironment, {"episode_length", "action_repeat"}
+    elif all(hasattr(env, name) for name in ("reset", "step", "action_space", "observation_space")):
+        adapter, allowed = _suite("gymnax").GymnaxEnvironment, {"env_params"}
+    else:
+        raise ValueError(
+            f"{env!r} is neither an environment id nor a gymnax- or brax-style object; "
+            "see trpo_jax.Environment for how to write one"
+        )
+    if unknown := kwargs.keys() - allowed:
+        raise ValueError(
+            f"{', '.join(sorted(unknown))} cannot be set for {type(env).__name__}; "
+            f"use {' or '.join(sorted(allowed))}"
+        )
+    return adapter(env, **kwargs)

@@ -4,8 +4,10 @@ from trpo_jax.learner.advantage import gae
 from trpo_jax.learner.evaluation import EpisodeStats
 from trpo_jax.learner.monitoring import Alarms, UpdateMetrics
 from trpo_jax.learner.normalization import RunningStatistics
+from trpo_jax.learner.objective import make_objective
+from trpo_jax.learner.policy_step import PolicyStep
 from trpo_jax.learner.rollout import rollout
-from trpo_jax.learner.trpo import Agent, PolicyStep, make_trpo
+from trpo_jax.learner.trpo import Agent, make_trpo
 from trpo_jax.learner.types import Batch, TrainState, Trajectory
 from trpo_jax.learner.value import fit_value
 
@@ -21,6 +23,7 @@ __all__ = [
     "UpdateMetrics",
     "fit_value",
     "gae",
+    "make_objective",
     "make_trpo",
     "rollout",
 ]

@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.envs.base import ActionSpace, Box
+from trpo_jax.config import TRPOConfig
+from trpo_jax.envs.base import ActionSpace, Box, Environment
 from trpo_jax.learner.normalization import RunningStatistics, normalize
+from trpo_jax.learner.types import TrainState
 from trpo_jax.policies.distributions import Distribution
 from trpo_jax.policies.networks import Policy
 
@@ -22,7 +24,7 @@ def policy_input(
     return normalize(statistics, obs) if normalize_observations else obs
 
 
-def act(
+def choose(
     policy: Policy,
     params,
     key: jax.Array,
@@ -40,3 +42,24 @@ def to_environment(action_space: ActionSpace, action: jax.Array, action_bounds: 
     if isinstance(action_space, Box):
         return action_space.from_policy(action, action_bounds)
     return action
+
+
+def act(
+    state: TrainState,
+    key: jax.Array,
+    obs: jax.Array,
+    deterministic: bool = False,
+    *,
+    env: Environment,
+    policy: Policy,
+    config: TRPOConfig,
+) -> jax.Array:
+    """Actions for observations [..., *obs_shape], as the environment takes them.
+
+    The mode of the policy if `deterministic`, else a sample.
+    """
+    policy_obs = policy_input(
+        state.obs_statistics, jnp.asarray(obs, jnp.float32), config.normalize_observations
+    )
+    action, _ = choose(policy, state.policy_params, key, policy_obs, deterministic)
+    return to_environment(env.action_space, action, config.action_bounds)

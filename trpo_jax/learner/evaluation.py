@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from trpo_jax.config import TRPOConfig
 from trpo_jax.envs.base import Environment, reset_batch, step_batch
-from trpo_jax.learner.acting import act, policy_input, to_environment
+from trpo_jax.learner.acting import choose, policy_input, to_environment
 from trpo_jax.learner.types import TrainState
 from trpo_jax.policies.networks import Policy
 
@@ -35,13 +35,13 @@ class _Loop(NamedTuple):
 def evaluate(
     state: TrainState,
     key: jax.Array,
+    num_episodes: int = 128,
+    deterministic: bool = True,
+    max_steps: int | None = None,
     *,
     env: Environment,
     policy: Policy,
     config: TRPOConfig,
-    num_episodes: int,
-    deterministic: bool,
-    max_steps: int | None,
 ) -> EpisodeStats:
     """Play `num_episodes` episodes side by side, each from a fresh initial state to its end.
 
@@ -63,7 +63,7 @@ def evaluate(
     def advance(loop: _Loop) -> _Loop:
         next_key, action_key, step_key = jax.random.split(loop.key, 3)
         policy_obs = policy_input(state.obs_statistics, loop.obs, config.normalize_observations)
-        action, _ = act(policy, state.policy_params, action_key, policy_obs, deterministic)
+        action, _ = choose(policy, state.policy_params, action_key, policy_obs, deterministic)
         env_action = to_environment(env.action_space, action, config.action_bounds)
         step_keys = jax.random.split(step_key, num_episodes)
         env_state, step = step_batch(env, step_keys, loop.env_state, env_action)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from trpo_jax.config import TRPOConfig
 from trpo_jax.envs.base import Environment, EnvStep, reset_batch, step_batch, where_done
-from trpo_jax.learner.acting import act, finite_or_zero, policy_input, to_environment
+from trpo_jax.learner.acting import choose, finite_or_zero, policy_input, to_environment
 from trpo_jax.learner.types import EpisodeProgress, TrainState, Trajectory
 from trpo_jax.policies.networks import Policy
 
@@ -39,7 +39,7 @@ def rollout(
         env_state, obs, episodes = carry
         action_key, step_keys = keys
         policy_obs = policy_input(state.obs_statistics, obs, config.normalize_observations)
-        action, distribution = act(policy, state.policy_params, action_key, policy_obs)
+        action, distribution = choose(policy, state.policy_params, action_key, policy_obs)
         env_action = to_environment(env.action_space, action, config.action_bounds)
         env_state, step = step_batch(env, step_keys, env_state, env_action)
 
@@ -65,7 +65,7 @@ def rollout(
     (env_state, obs, episodes), trajectory = jax.lax.scan(
         advance,
         (state.env_state, state.obs, state.episodes),
-        (action_keys, step_keys.reshape(num_steps, num_envs)),
+        (action_keys, step_keys.reshape(num_steps, num_envs, *keys.shape[1:])),
     )
     moved = state.replace(key=next_key[0], env_state=env_state, obs=obs, episodes=episodes)
     return moved, trajectory

@@ -1,0 +1,78 @@
+"""From a trajectory to the next state: the second half of an update."""
+
+import jax
+import jax.numpy as jnp
+
+from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.learner.batch import prepare_batch
+from trpo_jax.learner.monitoring import UpdateMetrics, record_episodes, update_metrics
+from trpo_jax.learner.normalization import update_statistics
+from trpo_jax.learner.policy_step import PolicyStep, guarded_step
+from trpo_jax.learner.types import TrainState, Trajectory
+from trpo_jax.learner.value import fit_value
+from trpo_jax.policies.networks import Critic, Policy
+
+
+def learn(
+    state: TrainState,
+    trajectory: Trajectory,
+    hparams: HParams,
+    *,
+    policy: Policy,
+    critic: Critic,
+    config: TRPOConfig,
+    step: PolicyStep,
+) -> tuple[TrainState, UpdateMetrics]:
+    """Improve the policy, fit the critic, merge the statistics; in this order."""
+    next_key, step_key, fit_key = jax.random.split(state.key, 3)
+    prepared = prepare_batch(
+        state, trajectory, hparams, policy=policy, critic=critic, config=config
+    )
+    batch = prepared.batch
+
+    policy_params, step_state, info = guarded_step(
+        step_key, state, prepared, hparams, policy=policy, config=config, step=step
+    )
+    value_params, value_opt_state, fit = fit_value(
+        fit_key,
+        state.value_params,
+        state.value_opt_state,
+        apply=critic.apply,
+        obs=batch.obs,
+        target=batch.value_target,
+        weight=batch.weight,
+        learning_rate=hparams.value_learning_rate,
+        num_epochs=config.value_epochs,
+        minibatch_size=config.minibatch_size,
+    )
+    episodes = record_episodes(state.episodes, trajectory)
+    metrics = update_metrics(
+        step=info,
+        fit=fit,
+        trajectory=trajectory,
+        batch=batch,
+        raw_advantage=prepared.raw_advantage,
+        on_policy_gap=prepared.on_policy_gap,
+        new_distribution=policy.apply(policy_params, batch.obs),
+        units=prepared.units,
+        before=state.episodes,
+        after=episodes,
+        hparams=hparams,
+        config=config,
+    )
+    obs_statistics = state.obs_statistics
+    if config.normalize_observations:
+        valid = trajectory.valid.astype(jnp.float32)
+        obs_statistics = update_statistics(obs_statistics, trajectory.obs, valid)
+    new_state = state.replace(
+        key=next_key,
+        num_updates=state.num_updates + 1,
+        policy_params=policy_params,
+        value_params=value_params,
+        value_opt_state=value_opt_state,
+        policy_step_state=step_state,
+        obs_statistics=obs_statistics,
+        return_statistics=prepared.return_statistics,
+        episodes=episodes.replace(discounted=prepared.discounted),
+    )
+    return new_state, metrics

@@ -1,0 +1,29 @@
+"""The surrogate objective of TRPO, in the solver's terms."""
+
+import jax
+import jax.numpy as jnp
+
+from trpo_jax.learner.types import Batch
+from trpo_jax.policies.networks import Policy
+from trpo_jax.solver.trust_region import Objective
+
+
+def make_objective(policy: Policy, entropy_coef: jax.Array | float) -> Objective:
+    """The surrogate E[(π/π_old − 1) A] + c (H(π) − H(π_old)) and the metric KL(π_old‖π).
+
+    Both are zero at π = π_old; the gradient of the surrogate there is the policy gradient.
+    Schulman et al. 2015, eq. 14, less the constant E[A].
+    """
+
+    def gain(distribution, batch: Batch) -> jax.Array:
+        log_ratio = distribution.log_prob(batch.action) - batch.log_prob
+        bonus = entropy_coef * (distribution.entropy() - batch.entropy)
+        return jnp.expm1(log_ratio) * batch.advantage + bonus
+
+    return Objective(
+        predict=lambda params, batch: policy.apply(params, batch.obs),
+        gain=gain,
+        divergence=lambda distribution, batch: batch.distribution.kl(distribution),
+        fisher_product=lambda distribution, tangent: distribution.fisher_product(tangent),
+        weight=lambda batch: batch.weight,
+    )

@@ -1,0 +1,75 @@
+"""The policy improvement as something that can be replaced, and the guard around it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.learner.batch import PreparedBatch
+from trpo_jax.learner.monitoring import OFF_POLICY_GAP
+from trpo_jax.learner.objective import make_objective
+from trpo_jax.learner.types import TrainState
+from trpo_jax.policies.networks import Policy
+from trpo_jax.solver import trees
+from trpo_jax.solver.trust_region import StepStatus, TrustRegionInfo
+
+
+class PolicyStep(NamedTuple):
+    """A policy improvement that carries a state from update to update, such as Adam's."""
+
+    init: Callable[[Any], Any]
+    """policy_params -> step state."""
+    apply: Callable[..., tuple[Any, Any, TrustRegionInfo]]
+    """(key, objective, params, state, batch, hparams, config) -> (params, state, info)."""
+
+
+def as_policy_step(step: Callable[..., Any] | PolicyStep) -> PolicyStep:
+    """A plain function as a `PolicyStep` that carries nothing; a `PolicyStep` as it is."""
+    if isinstance(step, PolicyStep):
+        return step
+
+    def apply(key, objective, params, step_state, batch, hparams, config):
+        del key
+        params, info = step(objective, params, batch, hparams, config)
+        return params, step_state, info
+
+    return PolicyStep(init=lambda params: (), apply=apply)
+
+
+def guarded_step(
+    key: jax.Array,
+    state: TrainState,
+    prepared: PreparedBatch,
+    hparams: HParams,
+    *,
+    policy: Policy,
+    config: TRPOConfig,
+    step: PolicyStep,
+) -> tuple[Any, Any, TrustRegionInfo]:
+    """The policy step; refused if the batch is not that of the policy at hand."""
+    objective = make_objective(policy, hparams.entropy_coef)
+    params, step_state, info = step.apply(
+        key,
+        objective,
+        state.policy_params,
+        state.policy_step_state,
+        prepared.batch,
+        hparams,
+        config,
+    )
+    on_policy = prepared.on_policy_gap <= OFF_POLICY_GAP
+    keep = on_policy & info.accepted
+    refused = info._replace(
+        status=jnp.full_like(info.status, StepStatus.OFF_POLICY),
+        accepted=jnp.zeros_like(info.accepted),
+        step_fraction=jnp.zeros_like(info.step_fraction),
+        kl=jnp.zeros_like(info.kl),
+        improvement=jnp.zeros_like(info.improvement),
+    )
+    return (
+        trees.select(keep, params, state.policy_params),
+        trees.select(keep, step_state, state.policy_step_state),
+        trees.select(on_policy, info, refused),
+    )
