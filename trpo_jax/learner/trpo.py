@@ -74,11 +74,9 @@ def make_trpo(
     policy, critic = _networks(env, config)
     step = as_policy_step(policy_step)
     collect = functools.partial(rollout, env=env, policy=policy, config=config)
-    act = functools.partial(acting.act, action_space=env.action_space, policy=policy, config=config)
+    improve = functools.partial(learn, policy=policy, critic=critic, config=config, step=step)
     play = functools.partial(evaluate, env=env, policy=policy, config=config)
-    improve = functools.partial(
-        second_half.learn, policy=policy, critic=critic, config=config, step=step
-    )
+    choose = functools.partial(acting.act, env=env, policy=policy, config=config)
 
     @jax.jit
     def init(key: jax.Array) -> TrainState:
