@@ -11,6 +11,7 @@ from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.envs.base import Box, Discrete, Environment, reset_batch
 from trpo_jax.learner import acting
 from trpo_jax.learner.evaluation import EpisodeStats, evaluate
+from trpo_jax.learner.learn import learn
 from trpo_jax.learner.monitoring import UpdateMetrics
 from trpo_jax.learner.normalization import init_statistics
 from trpo_jax.learner.policy_step import PolicyStep, as_policy_step
