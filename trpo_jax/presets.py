@@ -18,7 +18,33 @@ class Preset(NamedTuple):
 
 DEFAULT = Preset(TRPOConfig(), HParams(), total_steps=500_000)
 
-_PRESETS: dict[str, Preset] = {}
+_STANDARDIZED = TRPOConfig(normalize_observations=True, normalize_rewards=True)
+_IMAGES = TRPOConfig(num_envs=32, num_steps=64, hidden_sizes=(128,))
+
+_PRESETS: dict[str, Preset] = {
+    "CartPole-v1": Preset(TRPOConfig(), HParams(), total_steps=100_000),
+    "Acrobot-v1": Preset(TRPOConfig(num_envs=16, num_steps=128), HParams(), total_steps=200_000),
+    # Pendulum's rewards are dense and its episodes long: a short horizon learns fastest.
+    "Pendulum-v1": Preset(
+        TRPOConfig(num_envs=4, num_steps=256, value_epochs=20),
+        HParams(gamma=0.9),
+        total_steps=200_000,
+    ),
+    "MountainCar-v0": Preset(
+        _STANDARDIZED.replace(num_envs=16, num_steps=128),
+        HParams(gae_lambda=0.98),
+        total_steps=200_000,
+    ),
+    # Wide noise, clipped to full throttle most of the time, finds the goal often enough to learn.
+    "MountainCarContinuous-v0": Preset(
+        _STANDARDIZED.replace(num_envs=16, num_steps=256, initial_log_std=1.5),
+        HParams(gae_lambda=0.98),
+        total_steps=200_000,
+    ),
+    "Catch-bsuite": Preset(TRPOConfig(num_envs=16, num_steps=64), HParams(), total_steps=100_000),
+    "Breakout-MinAtar": Preset(_IMAGES, HParams(), total_steps=500_000),
+    "Asterix-MinAtar": Preset(_IMAGES, HParams(), total_steps=500_000),
+}
 
 
 def get_preset(env_id: str) -> Preset:
