@@ -1,5 +1,6 @@
 """A tiny policy-improvement problem that several test files share."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ class Problem(NamedTuple):
     batch: Batch
 
 
+@functools.cache  # the same objective twice, so that steps on it compile once
 def _make_problem(kind="categorical", batch_size=48, seed=0, hidden=(4,), entropy_coef=0.0):
     """A one-hidden-layer tanh policy away from its initialisation, and a batch drawn from it."""
     rng = np.random.default_rng(seed)

@@ -29,7 +29,7 @@ def test_the_contract_as_it_is_written():
     agent = trpo_jax.make_trpo(env, config)
 
     state = agent.init(jax.random.key(0))
-    untrained = agent.evaluate(state, jax.random.key(1), num_episodes=128)
+    untrained = agent.evaluate(state, jax.random.key(1), deterministic=False)
     state, metrics = jax.jit(agent.update)(state, hparams)
     assert isinstance(state, trpo_jax.TrainState)
     assert isinstance(metrics, trpo_jax.UpdateMetrics)
@@ -43,7 +43,7 @@ def test_the_contract_as_it_is_written():
     stats = agent.evaluate(state, jax.random.key(1), num_episodes=128)
     assert stats.returns.shape == stats.lengths.shape == (128,)
     np.testing.assert_array_equal(stats.returns, stats.lengths)  # CartPole pays 1 a step
-    assert float(np.mean(untrained.returns)) < 150
+    assert float(np.mean(untrained.returns)) < 60
     assert float(np.mean(stats.returns)) >= 400
 
 

@@ -117,7 +117,7 @@ def test_a02_max_kl_defaults_to_a_hundredth_and_is_tunable(make_problem):
 
 def test_a03_kl_runs_from_the_old_policy_to_the_new(make_problem):
     problem = make_problem()
-    params = jax.tree.map(lambda x: x + 0.5, problem.params)
+    params = jax.tree.map(lambda x: 3 * x, problem.params)
     old, new = (
         jax.nn.log_softmax(problem.policy.apply(p, problem.batch.obs).logits)
         for p in (problem.params, params)
@@ -134,8 +134,11 @@ def test_a03_kl_runs_from_the_old_policy_to_the_new(make_problem):
 def test_a04_at_the_old_parameters(make_problem, kind):
     problem = make_problem(kind)
     gain, kl = surrogate_and_kl(problem, lambda f: f)
-    assert gain == 0
-    assert kl == 0
+    np.testing.assert_allclose(gain, 0, atol=1e-7)
+    np.testing.assert_allclose(kl, 0, atol=1e-12)
+    # exactly zero where the outputs are those on record, bit for bit
+    on_record = problem.objective.divergence(problem.batch.distribution, problem.batch)
+    np.testing.assert_array_equal(on_record, 0)
     gain_gradient, kl_gradient = surrogate_and_kl(problem, jax.grad)
     np.testing.assert_allclose(ravel_pytree(kl_gradient)[0], 0, atol=1e-7)
 
@@ -160,15 +163,15 @@ def test_a05_step_length_and_multiplier(make_problem):
 
 
 def test_a06_natural_policy_gradient_is_the_case_without_line_search(make_problem):
-    problem = make_problem()
-    hparams = HPARAMS.replace(max_kl=jnp.float32(2.0))
+    problem = make_problem("gaussian")
+    hparams = HPARAMS.replace(max_kl=jnp.float32(0.5), cg_damping=jnp.float32(0.01))
     config = STEP_CONFIG.replace(line_search=False)
     with_search, searched = step(problem.objective, problem.params, problem.batch, hparams)
     natural, info = step(problem.objective, problem.params, problem.batch, hparams, config)
     assert searched.num_backtracks > 0
-    assert info.kl > 2.0  # nothing held it back
-    ratio = moved(problem, with_search) / float(searched.step_fraction)
-    np.testing.assert_allclose(moved(problem, natural), ratio, rtol=1e-2, atol=1e-4)
+    assert info.kl > 0.5  # nothing held it back
+    full_step = moved(problem, with_search) / float(searched.step_fraction)
+    np.testing.assert_allclose(moved(problem, natural), full_step, rtol=1e-2, atol=1e-4)
 
 
 def _largest_array(jaxpr):
@@ -384,7 +387,7 @@ def test_a18_tanh_by_default_leaky_relu_and_relu_allowed_and_watched(run):
 
 
 def test_a19_data_of_another_policy_version_is_refused(agent, run):
-    _, collected, trajectory, learned, metrics = run
+    _, _, trajectory, learned, metrics = run
     assert metrics.accepted
     assert metrics.on_policy_gap < 1e-5
     assert not metrics.alarms.off_policy

@@ -51,7 +51,7 @@ def test_the_next_observation_is_the_next_unless_done(cartpole):
     done = trajectory.terminated | trajectory.truncated
     following = np.concatenate([trajectory.obs[1:], np.asarray(state.obs)[None]])
     np.testing.assert_array_equal(following[~done], trajectory.next_obs[~done])
-    assert done.sum() >= N
+    assert trajectory.terminated.any()
     assert np.all(np.abs(following[done]) <= 0.05)  # a fresh start
     assert np.all(np.abs(trajectory.next_obs[trajectory.terminated][:, [0, 2]]).max(-1) > 0.2)
 

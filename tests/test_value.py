@@ -43,7 +43,10 @@ _fit = jax.jit(_run, static_argnums=(5, 6))
 
 
 def adam_by_hand(steps, weight=WEIGHT):
-    """Kingma & Ba 2015, algorithm 1, with the gradient of Σ w (v − t)² / Σ w written out."""
+    """Kingma & Ba 2015, algorithm 1, with the gradient of Σ w (v − t)² / Σ w written out.
+
+    In float32 the bias correction 1 − 0.999ᵗ alone is off by 6e-5, hence the tolerances below.
+    """
     b, w = 0.1, np.array([0.2, 0.0, -0.3])
     theta, m, v = np.array([b, *w]), np.zeros(4), np.zeros(4)
     features = np.concatenate([np.ones((BATCH, 1)), OBS.astype(np.float64)], 1)
@@ -63,7 +66,7 @@ def mse(theta, weight=WEIGHT):
 def test_full_batch_steps_are_adam(epochs):
     params, _, info = fit(epochs=epochs)
     expected = adam_by_hand(epochs)
-    np.testing.assert_allclose([params["b"], *params["w"]], expected, rtol=1e-5)
+    np.testing.assert_allclose([params["b"], *params["w"]], expected, rtol=1e-4)
     np.testing.assert_allclose(info.loss_before, mse(adam_by_hand(0)), rtol=1e-5)
     np.testing.assert_allclose(info.loss_after, mse(expected), rtol=1e-4)
     assert info.accepted
@@ -76,7 +79,7 @@ def test_the_optimiser_goes_on_from_fit_to_fit():
     run = jax.jit(lambda key, p, s: fit_value(key, p, s, **data, **kwargs))
     for i in range(3):
         params, opt_state, _ = run(jax.random.key(i), params, opt_state)
-    np.testing.assert_allclose([params["b"], *params["w"]], adam_by_hand(3), rtol=1e-5)
+    np.testing.assert_allclose([params["b"], *params["w"]], adam_by_hand(3), rtol=1e-4)
 
 
 def test_minibatches_reach_a_lower_loss():
@@ -113,7 +116,7 @@ def test_examples_of_weight_zero_do_not_count():
     weight = np.where(np.arange(BATCH) < 20, 1, 0).astype(np.float32)
     target = np.where(weight > 0, TARGET, 1e6).astype(np.float32)
     params, _, info = fit(target, weight, epochs=4)
-    np.testing.assert_allclose([params["b"], *params["w"]], adam_by_hand(4, weight), rtol=1e-5)
+    np.testing.assert_allclose([params["b"], *params["w"]], adam_by_hand(4, weight), rtol=1e-4)
     np.testing.assert_allclose(info.loss_after, mse(adam_by_hand(4, weight), weight), rtol=1e-4)
 
 

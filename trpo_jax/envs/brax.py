@@ -61,9 +61,9 @@ class BraxEnvironment(Environment):
         name: str | None = None,
     ):
         for label, value in (("episode_length", episode_length), ("action_repeat", action_repeat)):
-            if not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{label}={value!r} must be a whole number >= 1")
-        self.name = name or type(env.unwrapped).__name__.lower()
+        self.name = name or type(getattr(env, "unwrapped", env)).__name__.lower()
         _refuse_self_resetting(env, self.name)
         self._env = env
         self._action_repeat = action_repeat

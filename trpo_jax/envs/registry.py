@@ -72,7 +72,7 @@ def _unknown(env_id: str, known: list[str]) -> ValueError:
 
 def _adapt(env: Any, kwargs: dict[str, Any]) -> Environment:
     adapter: Callable[..., Environment]
-    if hasattr(type(env), "action_size"):
+    if hasattr(type(env), "action_size") or "action_size" in getattr(env, "__dict__", ()):
         adapter, allowed = _suite("brax").BraxEnvironment, {"episode_length", "action_repeat"}
     elif all(hasattr(env, name) for name in ("reset", "step", "action_space", "observation_space")):
         adapter, allowed = _suite("gymnax").GymnaxEnvironment, {"env_params"}

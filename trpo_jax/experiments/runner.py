@@ -1,6 +1,7 @@
 """Training runs: updates in chunks, shown and logged, with a directory that says what was done."""
 
 import datetime
+import importlib.metadata
 import json
 import platform
 import sys
@@ -13,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-import trpo_jax
 from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.envs import make_env
 from trpo_jax.experiments.checkpoints import save_state
 from trpo_jax.experiments.evaluation import Summary, evaluation_key, summarize
 from trpo_jax.experiments.loggers import JsonLines, ProgressDisplay, to_records
@@ -62,7 +63,7 @@ def train_run(spec: RunSpec, agent: Agent, directory: Path, console: Console) ->
 
 def make_agent(spec: RunSpec) -> Agent:
     """The agent of a run; raises `ValueError` if environment or settings cannot work."""
-    return make_trpo(trpo_jax.make_env(spec.env_id, **spec.env_kwargs), spec.config)
+    return make_trpo(make_env(spec.env_id, **spec.env_kwargs), spec.config)
 
 
 def create_run_directory(out: Path | None, env_id: str) -> Path:
@@ -89,7 +90,7 @@ def write_config(spec: RunSpec, directory: Path) -> None:
         "config": vars(spec.config),
         "hparams": vars(spec.hparams),
         "versions": {
-            "trpo_jax": trpo_jax.__version__,
+            "trpo_jax": importlib.metadata.version("trpo-jax"),
             "jax": jax.__version__,
             "python": platform.python_version(),
         },

@@ -167,7 +167,7 @@ def update_metrics(
         value_loss=fit.loss_after,
         explained_variance=_explained_variance(batch),
         episode_return=jnp.where(after.any_ended, after.last_mean_return, jnp.nan),
-        episode_length=jnp.where(num_episodes > 0, mean_length, jnp.nan),
+        episode_length=jnp.where(num_episodes > 0, mean_length, jnp.nan).astype(jnp.float32),
         num_episodes=num_episodes,
         on_policy_gap=on_policy_gap,
         valid_fraction=jnp.mean(trajectory.valid, dtype=jnp.float32),

@@ -13,6 +13,7 @@ from trpo_jax.policies.networks import Policy
 
 _MAX_POOL = 8192
 _STEPS_PER_COSTLY_RESET = 32
+_MIN_COSTLY_RESETS = 4
 
 # The carry of the scan: states and observations of the environments, episodes in progress.
 _Carry = tuple[Any, jax.Array, EpisodeProgress]
@@ -101,11 +102,13 @@ def _pool_size(env: Environment, config: TRPOConfig) -> int:
     """How many initial states, drawn all at once, one rollout draws its episodes from.
 
     One for every step of the batch, up to 8192, so that none is used twice unless more episodes
-    end than that; one for every 32 steps where a reset is dear. This is many times cheaper than a
-    reset within every step.
+    end than that. Where a reset is dear one for every 32 steps, but at least four for each
+    environment. This is many times cheaper than a reset within every step.
     """
-    wanted = config.batch_size // (_STEPS_PER_COSTLY_RESET if env.costly_reset else 1)
-    return min(max(wanted, config.num_envs), _MAX_POOL)
+    wanted = config.batch_size
+    if env.costly_reset:
+        wanted = max(wanted // _STEPS_PER_COSTLY_RESET, _MIN_COSTLY_RESETS * config.num_envs)
+    return max(min(wanted, _MAX_POOL), config.num_envs)
 
 
 def _from_pool(pool, episode_count: jax.Array):
