@@ -42,7 +42,7 @@ class GymnaxEnvironment(Environment):
     """
 
     def __init__(self, env: Any, env_params: Any = None, name: str | None = None):
-        self.name = name or getattr(env, "name", type(env).__name__)
+        self.name = str(name or getattr(env, "name", type(env).__name__))
         self._env = env
         self._params = _merge_params(env, env_params, self.name)
         self._one_hot_size = _one_hot_size(env.observation_space(self._params))
