@@ -165,7 +165,8 @@ def test_backtracks_as_the_derivation_does(make_problem, kind):
     hparams = HPARAMS.replace(max_kl=0.5, accept_ratio=0.6, backtrack_factor=0.7, cg_damping=1e-3)
     hparams = hparams.as_arrays()
     reference = NumPyStep(problem, hparams)
-    params, info = step(problem.objective, problem.params, problem.batch, hparams)
+    config = CONFIG.replace(solver_dtype="float64", cg_iterations=200)  # ill-conditioned
+    params, info = step(problem.objective, problem.params, problem.batch, hparams, config)
     assert reference.tries > 0
     assert info.num_backtracks == reference.tries
     assert info.accepted

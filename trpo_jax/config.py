@@ -42,7 +42,7 @@ class TRPOConfig:
     hidden_sizes: tuple[int, ...] = _setting(
         (64, 64),
         "widths of the hidden layers, of policy and critic alike",
-        lambda sizes: all(isinstance(size, int) and size >= 1 for size in sizes),
+        lambda sizes: all(_is_whole_number(size) and size >= 1 for size in sizes),
         "a tuple of whole numbers >= 1",
     )
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "silu", "gelu"] = _setting(
@@ -92,7 +92,7 @@ class TRPOConfig:
     normalize_advantages: bool = _setting(True, "zero mean and unit variance per batch")
 
     def __post_init__(self):
-        if isinstance(self.hidden_sizes, Sequence):
+        if isinstance(self.hidden_sizes, list):
             object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
         for spec, hint in _fields_with_types(type(self)):
             _check_type(spec.name, getattr(self, spec.name), hint)
@@ -148,11 +148,13 @@ class HParams:
             value = getattr(self, spec.name)
             if isinstance(value, jax.core.Tracer):
                 continue
-            try:
-                concrete = np.asarray(value, dtype=np.float64)
-            except (TypeError, ValueError):
-                raise ValueError(f"{spec.name}={value!r} is not a number") from None
-            _check_value(spec, concrete, shown=value)
+            if isinstance(value, list | tuple):
+                value = np.asarray(value)
+                object.__setattr__(self, spec.name, value)
+            concrete = np.asarray(value)
+            if concrete.dtype.kind not in "iuf" and concrete.dtype != jnp.bfloat16:
+                raise ValueError(f"{spec.name}={value!r} must be a number")
+            _check_value(spec, concrete.astype(np.float64), shown=value)
 
     def replace(self, **changes) -> Self:
         """A copy with some fields changed, validated again."""
@@ -201,12 +203,14 @@ def _check_type(name: str, value: Any, hint: Any):
             raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(choices)}")
     elif hint is bool and not isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be True or False")
-    elif (
-        hint in (int, int | None)
-        and value is not None
-        and (isinstance(value, bool) or not isinstance(value, numbers.Integral))
-    ):
+    elif hint is int and not _is_whole_number(value):
         raise ValueError(f"{name}={value!r} must be a whole number")
+    elif hint == int | None and value is not None and not _is_whole_number(value):
+        raise ValueError(f"{name}={value!r} must be a whole number or None")
+    elif hint is float and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+        raise ValueError(f"{name}={value!r} must be a number")
+    elif hint == tuple[int, ...] and not isinstance(value, tuple):
+        raise ValueError(f"{name}={value!r} must be a tuple of whole numbers, such as (64, 64)")
 
 
 def _is_whole_number(value: Any) -> bool:

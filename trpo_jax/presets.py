@@ -19,7 +19,7 @@ class Preset(NamedTuple):
 DEFAULT = Preset(TRPOConfig(), HParams(), total_steps=500_000)
 
 _STANDARDIZED = TRPOConfig(normalize_observations=True, normalize_rewards=True)
-_IMAGES = TRPOConfig(num_envs=32, num_steps=64, hidden_sizes=(128,))
+_IMAGES = TRPOConfig(num_envs=32, num_steps=64, hidden_sizes=(64,))
 
 _PRESETS: dict[str, Preset] = {
     "CartPole-v1": Preset(TRPOConfig(), HParams(), total_steps=100_000),
@@ -42,8 +42,8 @@ _PRESETS: dict[str, Preset] = {
         total_steps=200_000,
     ),
     "Catch-bsuite": Preset(TRPOConfig(num_envs=16, num_steps=64), HParams(), total_steps=100_000),
-    "Breakout-MinAtar": Preset(_IMAGES, HParams(), total_steps=500_000),
-    "Asterix-MinAtar": Preset(_IMAGES, HParams(), total_steps=500_000),
+    "Breakout-MinAtar": Preset(_IMAGES, HParams(), total_steps=200_000),
+    "Asterix-MinAtar": Preset(_IMAGES, HParams(), total_steps=200_000),
 }
 
 

@@ -17,6 +17,10 @@ from trpo_jax.learner.normalization import (
 )
 from trpo_jax.learner.types import Batch, TrainState, Trajectory
 from trpo_jax.policies.networks import Critic, Policy
+from trpo_jax.solver import trees
+
+OFF_POLICY_GAP = 1e-2
+"""Tolerance for |log π_θ(a|s) − log π_old(a|s)| / (1 + |log π_old(a|s)|)."""
 
 
 class PreparedBatch(NamedTuple):
@@ -27,6 +31,8 @@ class PreparedBatch(NamedTuple):
     """[B]: before normalisation."""
     on_policy_gap: jax.Array
     """Largest relative difference between stored and recomputed log-probabilities."""
+    on_policy: jax.Array
+    """bool: whether the gap is no more than rounding."""
     units: list[jax.Array]
     """Activations of the policy's hidden layers, [B, ..., units] each."""
     return_statistics: RunningStatistics
@@ -85,7 +91,16 @@ def prepare_batch(
     stored = _flatten(trajectory.log_prob)
     gap = jnp.abs(log_prob - stored) / (1 + jnp.abs(stored))
     on_policy_gap = jnp.max(jnp.where(weight > 0, gap, 0))
-    return PreparedBatch(batch, advantage, on_policy_gap, units, return_statistics, discounted)
+    on_policy = on_policy_gap <= OFF_POLICY_GAP
+    return PreparedBatch(
+        batch=batch,
+        raw_advantage=advantage,
+        on_policy_gap=on_policy_gap,
+        on_policy=on_policy,
+        units=units,
+        return_statistics=trees.select(on_policy, return_statistics, state.return_statistics),
+        discounted=discounted,
+    )
 
 
 def _scaled_rewards(state, trajectory: Trajectory, hparams: HParams, config: TRPOConfig):

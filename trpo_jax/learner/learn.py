@@ -23,7 +23,10 @@ def learn(
     config: TRPOConfig,
     step: PolicyStep,
 ) -> tuple[TrainState, UpdateMetrics]:
-    """Improve the policy, fit the critic, merge the statistics; in this order."""
+    """Improve the policy, fit the critic, merge the statistics; in this order.
+
+    A trajectory of another policy version changes none of them.
+    """
     next_key, step_key, fit_key = jax.random.split(state.key, 3)
     prepared = prepare_batch(
         state, trajectory, hparams, policy=policy, critic=critic, config=config
@@ -40,7 +43,7 @@ def learn(
         apply=critic.apply,
         obs=batch.obs,
         target=batch.value_target,
-        weight=batch.weight,
+        weight=batch.weight * prepared.on_policy,
         learning_rate=hparams.value_learning_rate,
         num_epochs=config.value_epochs,
         minibatch_size=config.minibatch_size,
@@ -50,11 +53,8 @@ def learn(
         step=info,
         fit=fit,
         trajectory=trajectory,
-        batch=batch,
-        raw_advantage=prepared.raw_advantage,
-        on_policy_gap=prepared.on_policy_gap,
+        prepared=prepared,
         new_distribution=policy.apply(policy_params, batch.obs),
-        units=prepared.units,
         before=state.episodes,
         after=episodes,
         hparams=hparams,
@@ -62,7 +62,7 @@ def learn(
     )
     obs_statistics = state.obs_statistics
     if config.normalize_observations:
-        valid = trajectory.valid.astype(jnp.float32)
+        valid = (trajectory.valid & prepared.on_policy).astype(jnp.float32)
         obs_statistics = update_statistics(obs_statistics, trajectory.obs, valid)
     new_state = state.replace(
         key=next_key,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.learner.batch import PreparedBatch
 from trpo_jax.learner.normalization import weighted_mean_and_deviation
 from trpo_jax.learner.types import Batch, EpisodeProgress, Trajectory
 from trpo_jax.learner.value import ValueFitInfo
@@ -24,8 +25,6 @@ RETURN_DROP = 0.5
 """Share of |return| lost from one update to the next that is alarming."""
 VALUE_LOSS = 0.01
 """Share of the mean squared value target below which a rising value loss is only noise."""
-OFF_POLICY_GAP = 1e-2
-"""Tolerance for |log π_θ(a|s) − log π_old(a|s)| / (1 + |log π_old(a|s)|)."""
 
 
 class Alarms(struct.PyTreeNode):
@@ -118,22 +117,19 @@ def update_metrics(
     step: TrustRegionInfo,
     fit: ValueFitInfo,
     trajectory: Trajectory,
-    batch: Batch,
-    raw_advantage: jax.Array,
-    on_policy_gap: jax.Array,
+    prepared: PreparedBatch,
     new_distribution: Distribution,
-    units: list[jax.Array],
     before: EpisodeProgress,
     after: EpisodeProgress,
     hparams: HParams,
     config: TRPOConfig,
 ) -> UpdateMetrics:
     """Assemble the record of one update."""
-    weight = batch.weight
+    batch, weight = prepared.batch, prepared.batch.weight
     entropy, _ = weighted_mean_and_deviation(new_distribution.entropy(), weight)
     old_entropy, _ = weighted_mean_and_deviation(batch.entropy, weight)
-    advantage_mean, advantage_std = weighted_mean_and_deviation(raw_advantage, weight)
-    inactive = inactive_fraction(config.activation, units, weight)
+    advantage_mean, advantage_std = weighted_mean_and_deviation(prepared.raw_advantage, weight)
+    inactive = inactive_fraction(config.activation, prepared.units, weight)
     dimensions = num_action_dimensions(new_distribution)
     done = trajectory.terminated | trajectory.truncated
     num_episodes = jnp.sum(done, dtype=jnp.int32)
@@ -152,7 +148,7 @@ def update_metrics(
         & (step.kl > HIGH_KL * hparams.max_kl),
         inactive_units=jnp.any(inactive > INACTIVE_UNITS),
         return_drop=before.any_ended & (lost > RETURN_DROP * jnp.abs(before.last_mean_return)),
-        off_policy=~(on_policy_gap <= OFF_POLICY_GAP),
+        off_policy=~prepared.on_policy,
         invalid_data=~jnp.all(trajectory.valid),
     )
     return UpdateMetrics(
@@ -169,7 +165,7 @@ def update_metrics(
         episode_return=jnp.where(after.any_ended, after.last_mean_return, jnp.nan),
         episode_length=jnp.where(num_episodes > 0, mean_length, jnp.nan).astype(jnp.float32),
         num_episodes=num_episodes,
-        on_policy_gap=on_policy_gap,
+        on_policy_gap=prepared.on_policy_gap,
         valid_fraction=jnp.mean(trajectory.valid, dtype=jnp.float32),
         alarms=alarms,
     )

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.learner.batch import PreparedBatch
-from trpo_jax.learner.monitoring import OFF_POLICY_GAP
 from trpo_jax.learner.objective import make_objective
 from trpo_jax.learner.types import TrainState
 from trpo_jax.policies.networks import Policy
@@ -59,8 +58,7 @@ def guarded_step(
         hparams,
         config,
     )
-    on_policy = prepared.on_policy_gap <= OFF_POLICY_GAP
-    keep = on_policy & info.accepted
+    keep = prepared.on_policy & info.accepted
     refused = info._replace(
         status=jnp.full_like(info.status, StepStatus.OFF_POLICY),
         accepted=jnp.zeros_like(info.accepted),
@@ -71,5 +69,5 @@ def guarded_step(
     return (
         trees.select(keep, params, state.policy_params),
         trees.select(keep, step_state, state.policy_step_state),
-        trees.select(on_policy, info, refused),
+        trees.select(prepared.on_policy, info, refused),
     )

@@ -46,7 +46,7 @@ def fit_value(
 
     `apply(params, obs)` gives values [B]; `obs` is [B, *obs_shape], `target` and `weight` are [B];
     `minibatch_size` divides B. The optimiser goes on from `opt_state`. If anything in the outcome
-    is not finite, parameters and optimiser stay as they were.
+    is not finite, or nothing has weight, parameters and optimiser stay as they were.
     Returns (params, opt_state, `ValueFitInfo`). Kingma & Ba 2015.
     """
     batch_size = target.shape[0]
@@ -86,7 +86,7 @@ def fit_value(
     (fitted, optimizer, _), _ = jax.lax.scan(epoch, carry, length=num_epochs)
 
     before, after = loss(start, (obs, target, weight)), loss(fitted, (obs, target, weight))
-    accepted = trees.all_finite((fitted, optimizer, after))
+    accepted = trees.all_finite((fitted, optimizer, after)) & (jnp.sum(weight) > 0)
     info = ValueFitInfo(before, jnp.where(accepted, after, before), accepted)
     return (
         unravel(jnp.where(accepted, fitted, start)),

@@ -40,7 +40,11 @@ class Categorical(struct.PyTreeNode):
     def kl(self, other: "Categorical") -> jax.Array:
         """D(self‖other) = Σ p (eᵈ − 1 − d) with d = log q − log p; [...]."""
         log_p, log_q = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
-        return jnp.sum(jnp.exp(log_p) * _excess(log_q - log_p), axis=-1)
+        p, d = jnp.exp(log_p), log_q - log_p
+        # p eᵈ is q, but for large d it would be 0 · ∞.
+        large = d > 1
+        terms = jnp.where(large, jnp.exp(log_q) - p - p * d, p * _excess(jnp.where(large, 0, d)))
+        return jnp.sum(terms, axis=-1)
 
     def sample(self, key: jax.Array) -> jax.Array:
         """One action per batch element; int32 [...]."""

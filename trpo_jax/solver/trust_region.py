@@ -36,7 +36,7 @@ class Objective(NamedTuple):
     fisher_product: Callable[[Tree, Tree], Tree]
     """(outputs, tangent) -> F(z) · tangent, example by example, shaped like `outputs`."""
     weight: Callable[[Tree], jax.Array]
-    """batch -> [B], each >= 0; zero for examples that do not count."""
+    """batch -> [B], each >= 0; zero for examples that do not count (but must be finite)."""
 
 
 class StepStatus(enum.IntEnum):
@@ -80,7 +80,7 @@ class TrustRegionInfo(NamedTuple):
     step_norm: jax.Array
     """‖Δθ‖ of the full step."""
     multiplier: jax.Array
-    """Lagrange multiplier λ = √(xᵀ(H + λI)x / 2δ) of the constraint."""
+    """Lagrange multiplier λ = √(xᵀ(H + λI)x / 2δ) of the constraint; 0 without curvature."""
     cg_iterations: jax.Array
     """int32: conjugate gradient iterations."""
     cg_residual_norms: jax.Array
@@ -109,7 +109,8 @@ def trust_region_step(
         solution = _natural_direction(objective, params, batch, gradient, hparams, config)
 
         curvature = trees.dot(solution.x, _minus(gradient, solution.residual))
-        scale = jnp.sqrt(2 * hparams.max_kl / jnp.where(curvature > 0, curvature, 1))
+        curved = curvature > 0
+        scale = jnp.sqrt(2 * hparams.max_kl / jnp.where(curved, curvature, 1))
         full_step = trees.scaled(scale, solution.x)
         predicted = trees.dot(gradient, full_step)
         blocked = _reason_not_to_step(gradient, curvature, full_step)
@@ -127,7 +128,7 @@ def trust_region_step(
                 max_backtracks=config.max_backtracks,
             )
         else:
-            search = _full_step_untested(evaluate, params, full_step, blocked)
+            search = _full_step_untested(evaluate, params, full_step, blocked, config)
 
     rejected = jnp.where(blocked == 0, StepStatus.LINE_SEARCH_FAILED, blocked)
     share = jnp.where(search.accepted, search.step_fraction, 1)
@@ -142,7 +143,7 @@ def trust_region_step(
         predicted_improvement=share * predicted,
         gradient_norm=trees.norm(gradient),
         step_norm=trees.norm(full_step),
-        multiplier=1 / scale,
+        multiplier=jnp.where(curved, 1 / scale, 0),
         cg_iterations=solution.num_iters,
         cg_residual_norms=solution.residual_norms,
         cg_breakdown=solution.breakdown,
@@ -245,11 +246,11 @@ def _reason_not_to_step(gradient: Tree, curvature: jax.Array, full_step: Tree) -
     return jnp.where(finite, reason, StepStatus.NOT_FINITE)
 
 
-def _full_step_untested(evaluate, params, full_step, blocked) -> LineSearchResult:
-    """The natural policy gradient: take the full step unless it does not exist."""
+def _full_step_untested(evaluate, params, full_step, blocked, config) -> LineSearchResult:
+    """The natural policy gradient: take the full step unless it is not finite or does not exist."""
     candidate = trees.add_scaled(params, 1.0, full_step)
     improvement, kl = evaluate(candidate)
-    accepted = (blocked == 0) & trees.all_finite(candidate)
+    accepted = (blocked == 0) & trees.all_finite((candidate, improvement, kl))
     return LineSearchResult(
         params=trees.select(accepted, candidate, params),
         accepted=accepted,
@@ -257,7 +258,7 @@ def _full_step_untested(evaluate, params, full_step, blocked) -> LineSearchResul
         num_backtracks=jnp.int32(0),
         kl=jnp.where(accepted, kl, 0),
         improvement=jnp.where(accepted, improvement, 0),
-        candidate_kls=kl[None],
+        candidate_kls=jnp.full(config.max_backtracks + 1, jnp.nan, kl.dtype).at[0].set(kl),
     )
 
 
