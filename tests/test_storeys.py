@@ -67,7 +67,7 @@ IMPORTS["trpo_jax"] |= imports_of("trpo_jax", ast.parse(STUB.read_text()))
 
 def test_the_reader_reads():
     assert "trpo_jax.learner.trpo" in MODULES
-    assert "trpo_jax.solver.trees" in IMPORTS["trpo_jax.learner.trpo"]
+    assert "trpo_jax.envs.base" in IMPORTS["trpo_jax.learner.trpo"]
     assert "trpo_jax.config" in IMPORTS["trpo_jax"]
     relative = ast.parse("def f():\n    from ..solver import trees\n    from . import value")
     assert imports_of("trpo_jax.learner.trpo", relative) == {

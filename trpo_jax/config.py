@@ -208,7 +208,7 @@ def _check_type(name: str, value: Any, hint: Any):
     elif hint == int | None and value is not None and not _is_whole_number(value):
         raise ValueError(f"{name}={value!r} must be a whole number or None")
     elif hint is float and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
-        raise ValueError(f"{name}={value!r} must be a number")
+        raise ValueError(f"{name}={value!r} must be a finite number")
     elif hint == tuple[int, ...] and not isinstance(value, tuple):
         raise ValueError(f"{name}={value!r} must be a tuple of whole numbers, such as (64, 64)")
 
