@@ -4,10 +4,6 @@ python benchmarks/environments.py --out benchmarks/results/environments.md
 """
 
 import argparse
-import datetime
-import importlib.metadata
-import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -16,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import report
 
 import trpo_jax
 
@@ -30,6 +27,7 @@ QUICK = [
     ("brax/inverted_pendulum", "spring"),
 ]
 SUITES = ("gymnax", "brax")
+HEADER = ("environment", "backend", "observation", "action", "compile, s", "update, s", "status")
 NAN_BY_DESIGN = {"candidate_kls", "episode_return", "episode_length"}
 
 
@@ -38,16 +36,9 @@ class Row(NamedTuple):
     backend: str
     obs_shape: str
     action_space: str
-    compile_seconds: float
-    update_seconds: float
+    compile_seconds: str
+    update_seconds: str
     status: str
-
-    def __str__(self) -> str:
-        numbers = f"{self.compile_seconds:.1f} | {self.update_seconds:.3f}"
-        return (
-            f"| {self.env_id} | {self.backend} | {self.obs_shape} | {self.action_space} "
-            f"| {numbers} | {self.status} |"
-        )
 
 
 def main() -> int:
@@ -63,11 +54,10 @@ def main() -> int:
     rows = []
     for number, (env_id, backend) in enumerate(cases, start=1):
         rows.append(check(env_id, backend))
-        print(f"{number:3d}/{len(cases)} {rows[-1]}", flush=True)
+        print(f"{number:3d}/{len(cases)}", *rows[-1], flush=True)
         forget()
         if arguments.out:
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.write_text(report(rows, len(cases)))
+            write(arguments.out, rows, len(cases))
     failed = [row for row in rows if not row.status.startswith("ok")]
     print(f"{len(rows) - len(failed)} of {len(rows)} passed")
     return 1 if failed else 0
@@ -107,7 +97,13 @@ def check(env_id: str, backend: str | None) -> Row:
         text = " ".join(str(error).split()).replace("|", "/")
         status = f"{type(error).__name__}: {text[:160]}"
     return Row(
-        env_id, backend or "–", obs_shape, action_space, compile_seconds, update_seconds, status
+        env_id,
+        backend or "–",
+        obs_shape,
+        action_space,
+        f"{compile_seconds:.1f}",
+        f"{update_seconds:.3f}",
+        status,
     )
 
 
@@ -151,41 +147,20 @@ def forget() -> None:
     jax.clear_caches()
 
 
-def report(rows: list[Row], total: int) -> str:
+def write(path: Path, rows: list[Row], total: int) -> None:
     passed = sum(row.status.startswith("ok") for row in rows)
-    versions = [
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("jax", "jaxlib", "flax", "gymnax", "brax", "mujoco-mjx")
-    ]
     unfinished = "" if len(rows) == total else f" (the run was to be {total}, but is unfinished)"
-    head = f"""# Every environment
-
-{passed} of {len(rows)} environments pass{unfinished}:
-an agent with num_envs={CONFIG.num_envs}, num_steps={CONFIG.num_steps} is compiled, initialised and
-updated twice; parameters, statistics, observations and metrics are finite, all data is valid, and
-every accepted step has KL ≤ max_kl.
-
-- command: `python {" ".join(sys.argv)}`
-- date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC
-- versions: Python {platform.python_version()}, {", ".join(versions)}
-- hardware: {cpu_model()}, {os.cpu_count()} cores ({len(os.sched_getaffinity(0))} used); \
-{jax.devices()[0].platform}
-
-"compile" is tracing and compiling `init` and `update`; "update" is one compiled update of \
-{CONFIG.batch_size} steps.
-
-| environment | backend | observation | action | compile s | update s | status |
-|---|---|---|---|---|---|---|
-"""
-    return head + "\n".join(str(row) for row in rows) + "\n"
-
-
-def cpu_model() -> str:
-    lines = (
-        Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
+    report.write(
+        path,
+        "Every environment",
+        f"{passed} of {len(rows)} environments pass{unfinished}: an agent with "
+        f"num_envs={CONFIG.num_envs}, num_steps={CONFIG.num_steps} is compiled, initialised and "
+        "updated twice; parameters, statistics, observations and metrics are finite, all data is "
+        "valid, and every accepted step has KL ≤ max_kl. Compilation is that of `init` and "
+        f"`update`, an update is {CONFIG.batch_size} steps; other work shared the machine, so the "
+        "times are rough.",
+        report.table(HEADER, rows),
     )
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax", "brax")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax", "brax", "mujoco-mjx")
 
 
 def provenance() -> list[str]:
