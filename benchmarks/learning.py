@@ -32,7 +32,7 @@ TARGETS = {
     "hopper": ({"backend": "spring"}, None, ""),
 }
 HEADER = (
-    "environment", "steps", "first return", "mean", "worst seed", "all seeds", "target",
+    "environment", "seeds", "steps", "first return", "mean", "worst seed", "all seeds", "target",
     "RL-Zoo TRPO (steps)", "random policy", "accepted", "seconds",
 )  # fmt: skip
 
@@ -65,6 +65,7 @@ def study(name: str, num_seeds: int, num_episodes: int, total_steps: int | None)
     reached = "" if threshold is None else f"{threshold:g}: " + _reached(returns, threshold)
     return [
         label,
+        str(num_seeds),
         f"{num_updates * preset.config.batch_size:,}",
         f"{first:.2f}",
         f"{returns.mean():.2f}",
@@ -101,7 +102,7 @@ def main() -> None:
     report.write(
         arguments.out,
         "It learns",
-        f"Presets of `trpo_jax/presets.py`, {arguments.num_seeds} seeds vmapped in one program; "
+        "Presets of `trpo_jax/presets.py`, all seeds of a row vmapped in one program; "
         f"deterministic evaluation over {arguments.num_episodes} episodes per seed after training. "
         "Reaching the target counts seeds whose mean return is at least it.",
         report.table(HEADER, ordered),

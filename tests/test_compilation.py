@@ -62,7 +62,7 @@ def test_a_second_call_compiles_nothing(agent):
     hparams = trpo_jax.HParams()
     settings = [
         trpo_jax.HParams(max_kl=0.02, gamma=1, cg_damping=np.float32(0.5)),
-        trpo_jax.HParams(max_kl=jnp.float32(0.03), gamma=jnp.asarray(0.95), accept_ratio=True),
+        trpo_jax.HParams(max_kl=jnp.float32(0.03), gamma=jnp.asarray(0.95), accept_ratio=1),
         trpo_jax.HParams(max_kl=np.float64(0.03)),
     ]
     other_key, obs = jax.random.key(17), jnp.zeros((4,))

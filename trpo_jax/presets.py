@@ -42,8 +42,24 @@ _PRESETS: dict[str, Preset] = {
         total_steps=200_000,
     ),
     "Catch-bsuite": Preset(TRPOConfig(num_envs=16, num_steps=64), HParams(), total_steps=100_000),
-    "Breakout-MinAtar": Preset(_IMAGES, HParams(), total_steps=200_000),
-    "Asterix-MinAtar": Preset(_IMAGES, HParams(), total_steps=200_000),
+    "Breakout-MinAtar": Preset(_IMAGES, HParams(max_kl=0.02), total_steps=200_000),
+    "Asterix-MinAtar": Preset(_IMAGES, HParams(max_kl=0.02), total_steps=200_000),
+    # brax: settings found on the spring backend; δ is that of the joint KL over all dimensions.
+    "inverted_pendulum": Preset(
+        TRPOConfig(num_envs=32, num_steps=64),
+        HParams(max_kl=0.03, gamma=0.995, gae_lambda=0.97),
+        total_steps=1_000_000,
+    ),
+    "reacher": Preset(
+        _STANDARDIZED.replace(num_envs=32, num_steps=64, initial_log_std=-0.5),
+        HParams(max_kl=0.02, gamma=0.95),
+        total_steps=300_000,
+    ),
+    "hopper": Preset(
+        _STANDARDIZED.replace(num_envs=32, num_steps=64),
+        HParams(max_kl=0.03),
+        total_steps=2_000_000,
+    ),
 }
 
 
