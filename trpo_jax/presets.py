@@ -46,9 +46,9 @@ _PRESETS: dict[str, Preset] = {
     "Asterix-MinAtar": Preset(_IMAGES, HParams(max_kl=0.02), total_steps=200_000),
     # brax: settings found on the spring backend; δ is that of the joint KL over all dimensions.
     "inverted_pendulum": Preset(
-        TRPOConfig(num_envs=32, num_steps=64),
-        HParams(max_kl=0.03, gamma=0.995, gae_lambda=0.97),
-        total_steps=1_000_000,
+        TRPOConfig(num_envs=32, num_steps=128),
+        HParams(max_kl=0.02, gamma=0.995, gae_lambda=0.97),
+        total_steps=1_500_000,
     ),
     "reacher": Preset(
         _STANDARDIZED.replace(num_envs=32, num_steps=64, initial_log_std=-0.5),
