@@ -92,12 +92,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=report.RESULTS / "learning.md")
     arguments = parser.parse_args()
     store = arguments.out.with_suffix(".json")
-    rows = json.loads(store.read_text()) if store.exists() and arguments.names else {}
+    store.parent.mkdir(parents=True, exist_ok=True)
     for name in arguments.names or TARGETS:
-        rows[name] = study(name, arguments.num_seeds, arguments.num_episodes, arguments.total_steps)
-        print(dict(zip(HEADER, rows[name], strict=True)), flush=True)
-        store.parent.mkdir(parents=True, exist_ok=True)
+        row = study(name, arguments.num_seeds, arguments.num_episodes, arguments.total_steps)
+        print(dict(zip(HEADER, row, strict=True)), flush=True)
+        # Read again: another process may have added rows meanwhile.
+        rows = (json.loads(store.read_text()) if store.exists() else {}) | {name: row}
         store.write_text(json.dumps(rows, indent=1) + "\n")
+    rows = json.loads(store.read_text())
     ordered = [rows[name] for name in TARGETS if name in rows]
     report.write(
         arguments.out,
