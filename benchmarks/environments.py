@@ -1,9 +1,11 @@
 """Build, compile and update an agent on every environment there is, and write down how it went.
 
-python benchmarks/environments.py --out benchmarks/results/environments.md
+python benchmarks/environments.py                               all of them: an hour on 2 cores
+python benchmarks/environments.py --suite brax --backend spring   some; the other rows are kept
 """
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -43,23 +45,25 @@ class Row(NamedTuple):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="markdown file to write")
+    parser.add_argument("--out", type=Path, default=report.RESULTS / "environments.md")
     parser.add_argument("--quick", action="store_true", help="a sample that a CI can afford")
-    parser.add_argument("--suite", choices=SUITES, help="only this suite")
+    parser.add_argument("--suite", choices=SUITES, help="only this suite; other rows are kept")
+    parser.add_argument("--backend", choices=BACKENDS, help="only this backend of brax")
     arguments = parser.parse_args()
 
-    cases = QUICK if arguments.quick else list(all_cases())
-    if arguments.suite:
-        cases = [case for case in cases if case[0].startswith(arguments.suite + "/")]
-    rows = []
+    cases = [
+        (env_id, backend)
+        for env_id, backend in (QUICK if arguments.quick else all_cases())
+        if env_id.startswith(arguments.suite or "") and arguments.backend in (None, backend)
+    ]
+    failed = 0
     for number, (env_id, backend) in enumerate(cases, start=1):
-        rows.append(check(env_id, backend))
-        print(f"{number:3d}/{len(cases)}", *rows[-1], flush=True)
+        row = check(env_id, backend)
+        failed += not row.status.startswith("ok")
+        print(f"{number:3d}/{len(cases)}", *row, flush=True)
+        save(arguments.out, row)
         forget()
-        if arguments.out:
-            write(arguments.out, rows, len(cases))
-    failed = [row for row in rows if not row.status.startswith("ok")]
-    print(f"{len(rows) - len(failed)} of {len(rows)} passed")
+    print(f"{len(cases) - failed} of {len(cases)} passed")
     return 1 if failed else 0
 
 
@@ -147,13 +151,20 @@ def forget() -> None:
     jax.clear_caches()
 
 
-def write(path: Path, rows: list[Row], total: int) -> None:
+def save(path: Path, row: Row) -> None:
+    """Add or replace one row of the table."""
+    store = path.with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = json.loads(store.read_text()) if store.exists() else {}
+    stored[f"{row.env_id} {row.backend}"] = list(row)
+    store.write_text(json.dumps(stored, indent=1) + "\n")
+    order = [f"{env_id} {backend or '–'}" for env_id, backend in all_cases()]
+    rows = [Row(*stored[key]) for key in order if key in stored]
     passed = sum(row.status.startswith("ok") for row in rows)
-    unfinished = "" if len(rows) == total else f" (the run was to be {total}, but is unfinished)"
     report.write(
         path,
         "Every environment",
-        f"{passed} of {len(rows)} environments pass{unfinished}: an agent with "
+        f"{passed} of {len(rows)} pass, of {len(order)} there are: an agent with "
         f"num_envs={CONFIG.num_envs}, num_steps={CONFIG.num_steps} is compiled, initialised and "
         "updated twice; parameters, statistics, observations and metrics are finite, all data is "
         "valid, and every accepted step has KL ≤ max_kl. Compilation is that of `init` and "

@@ -109,6 +109,7 @@ def main() -> None:
         "Reaching the target counts seeds whose mean return is at least it.",
         report.table(HEADER, ordered),
     )
+    print(f"written: {arguments.out}")
 
 
 if __name__ == "__main__":

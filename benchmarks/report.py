@@ -36,11 +36,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def write(path: Path, title: str, *sections: str) -> None:
-    """Write a Markdown report: title, provenance, sections; and say where it is."""
+    """Write a Markdown report: title, provenance, sections."""
     text = "\n\n".join([f"# {title}", "\n".join(provenance()), *sections]) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    print(f"written: {path}")
 
 
 def _processor() -> str:

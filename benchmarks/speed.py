@@ -177,6 +177,7 @@ def main() -> None:
         "## Cold start, best of a few fresh processes, no compilation cache",
         report.table(("what", "s"), cold_start(1 if arguments.quick else 4)),
     )
+    print(f"written: {arguments.out}")
 
 
 if __name__ == "__main__":

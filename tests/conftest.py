@@ -1,6 +1,7 @@
-"""A tiny policy-improvement problem that several test files share."""
+"""What test files share: a tiny policy-improvement problem, and tidying up behind each of them."""
 
 import functools
+import gc
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from trpo_jax.learner.objective import make_objective
+from trpo_jax.learner.trpo import make_trpo
 from trpo_jax.learner.types import Batch
 from trpo_jax.policies.networks import (
     Body,
@@ -57,3 +59,16 @@ def _make_problem(kind="categorical", batch_size=48, seed=0, hidden=(4,), entrop
 def make_problem():
     """The factory of problems: `make_problem(kind, batch_size, seed, hidden, entropy_coef)`."""
     return _make_problem
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_programs():
+    """Free the programs of each file.
+
+    XLA's CPU client maps memory for every one of them; a process that has compiled some hundred
+    reaches the limit of Linux (vm.max_map_count) and dies while it compiles the next.
+    """
+    yield
+    make_trpo.cache_clear()
+    jax.clear_caches()
+    gc.collect()

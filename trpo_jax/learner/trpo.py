@@ -60,7 +60,7 @@ class Agent(NamedTuple):
     """The value network as functions."""
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def make_trpo(
     env: Environment,
     config: TRPOConfig = TRPOConfig(),  # noqa: B008 - frozen
