@@ -32,7 +32,7 @@ TARGETS = {
     "hopper": ({"backend": "spring"}, None, ""),
 }
 HEADER = (
-    "environment", "seeds", "steps", "first return", "mean", "worst seed", "all seeds", "target",
+    "environment", "seeds", "episodes", "steps", "first return", "mean", "worst seed", "all seeds", "target",
     "RL-Zoo TRPO (steps)", "random policy", "accepted", "seconds",
 )  # fmt: skip
 
@@ -66,6 +66,7 @@ def study(name: str, num_seeds: int, num_episodes: int, total_steps: int | None)
     return [
         label,
         str(num_seeds),
+        str(num_episodes),
         f"{num_updates * preset.config.batch_size:,}",
         f"{first:.2f}",
         f"{returns.mean():.2f}",
@@ -104,9 +105,11 @@ def main() -> None:
     report.write(
         arguments.out,
         "It learns",
-        "Presets of `trpo_jax/presets.py`, all seeds of a row vmapped in one program; "
-        f"deterministic evaluation over {arguments.num_episodes} episodes per seed after training. "
-        "Reaching the target counts seeds whose mean return is at least it.",
+        "Presets of `trpo_jax/presets.py`, all seeds of a row vmapped in one program; deterministic "
+        "evaluation over so many episodes per seed after training. Reaching the target counts seeds "
+        "whose mean return is at least it. Rows may come from several calls of the script, which "
+        "differ in `--num-seeds`, `--num-episodes` and `--total-steps` as the columns say; the "
+        "command above is the last one.",
         report.table(HEADER, ordered),
     )
     print(f"written: {arguments.out}")
