@@ -32,8 +32,8 @@ TARGETS = {
     "hopper": ({"backend": "spring"}, None, ""),
 }
 HEADER = (
-    "environment", "seeds", "episodes", "steps", "first return", "mean", "worst seed", "all seeds", "target",
-    "RL-Zoo TRPO (steps)", "random policy", "accepted", "seconds",
+    "environment", "seeds", "episodes", "steps", "first return", "mean", "worst seed", "all seeds",
+    "target", "RL-Zoo TRPO (steps)", "random policy", "accepted", "seconds",
 )  # fmt: skip
 
 
@@ -105,11 +105,11 @@ def main() -> None:
     report.write(
         arguments.out,
         "It learns",
-        "Presets of `trpo_jax/presets.py`, all seeds of a row vmapped in one program; deterministic "
-        "evaluation over so many episodes per seed after training. Reaching the target counts seeds "
-        "whose mean return is at least it. Rows may come from several calls of the script, which "
-        "differ in `--num-seeds`, `--num-episodes` and `--total-steps` as the columns say; the "
-        "command above is the last one.",
+        "Presets of `trpo_jax/presets.py`, all seeds of a row vmapped in one program; evaluation "
+        "is deterministic, over so many episodes per seed, after training. Reaching the target "
+        "counts seeds whose mean return is at least it. Rows may come from several calls of the "
+        "script, which differ in `--num-seeds`, `--num-episodes` and `--total-steps` as the "
+        "columns say; the command above is the last one.",
         report.table(HEADER, ordered),
     )
     print(f"written: {arguments.out}")
