@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from trpo_jax.learner.monitoring import UpdateMetrics
 
@@ -76,7 +78,7 @@ class JsonLines:
 
 
 class ProgressDisplay:
-    """A live line with the figures that matter; plain lines where there is no terminal."""
+    """A live bar over the figures that matter; plain lines where there is no terminal."""
 
     def __init__(self, console: Console, num_updates: int, batch_size: int, num_seeds: int):
         self._console = console
@@ -90,18 +92,19 @@ class ProgressDisplay:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.description}"),
             console=console,
-            disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("compiling …", total=num_updates)
+        self._task = self._progress.add_task("", total=num_updates)
+        self._figures = Text("compiling …", no_wrap=True, overflow="ellipsis")
+        self._live = Live(Group(self._progress, self._figures), console=console)
 
     def __enter__(self) -> "ProgressDisplay":
-        self._progress.__enter__()
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *exception) -> None:
-        self._progress.__exit__(*exception)
+        self._live.stop()
 
     def show(self, history: UpdateMetrics, updates_done: int, rate: float | None) -> None:
         """Show the last update of a history [seeds, updates, ...], averaged over seeds.
@@ -115,7 +118,8 @@ class ProgressDisplay:
             f"entropy {_mean(last.entropy)}  explained variance {_mean(last.explained_variance)}  "
             f"{speed}"
         )
-        self._progress.update(self._task, completed=updates_done, description=text)
+        self._progress.update(self._task, completed=updates_done)
+        self._figures.plain = text
         due = updates_done * _LINES_WITHOUT_TERMINAL // self._num_updates
         if not self._console.is_terminal and due > self._printed:
             self._printed = due
