@@ -13,20 +13,21 @@ with deferred("seaborn", "matplotlib.pyplot"):
     from gymnax.environments import spaces
     from gymnax.environments.environment import Environment as GymnaxBase
 
-_REFUSED = {
+REFUSED = {
     "MNISTBandit-bsuite": "it downloads its data when it is made; choose another environment",
 }
+"""Ids that cannot be trained, and why."""
 
 
 def list_ids() -> list[str]:
     """The ids that can be trained, in gymnax's order."""
-    return [name for name in gymnax.registered_envs if name not in _REFUSED]
+    return [name for name in gymnax.registered_envs if name not in REFUSED]
 
 
 def make(name: str, env_params: Any = None, **kwargs) -> "GymnaxEnvironment":
     """An environment by its gymnax id; `kwargs` go to its class."""
-    if name in _REFUSED:
-        raise ValueError(f"environment {name!r} is refused: {_REFUSED[name]}")
+    if name in REFUSED:
+        raise ValueError(f"environment {name!r} is refused: {REFUSED[name]}")
     try:
         env, default_params = gymnax.make(name, **kwargs)
     except TypeError as error:

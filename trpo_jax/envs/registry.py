@@ -44,12 +44,12 @@ def list_environments() -> list[str]:
 def _make_once(env_id: str, **kwargs) -> Environment:
     prefix, _, rest = env_id.rpartition("/")
     if prefix in _SUITES:
-        if rest not in _suite(prefix).list_ids() and not _is_refused(prefix, rest):
+        if not _knows(prefix, rest):
             raise _unknown(env_id, _suite(prefix).list_ids())
         return _suite(prefix).make(rest, **kwargs)
     if not prefix:
         for suite in _SUITES:
-            if rest in _suite(suite).list_ids() or _is_refused(suite, rest):
+            if _knows(suite, rest):
                 return _suite(suite).make(rest, **kwargs)
     raise _unknown(env_id, [full_id.partition("/")[2] for full_id in list_environments()])
 
@@ -59,8 +59,10 @@ def _suite(name: str):
     return importlib.import_module(f"trpo_jax.envs.{name}")
 
 
-def _is_refused(suite: str, name: str) -> bool:
-    return name in getattr(_suite(suite), "_REFUSED", ())
+def _knows(suite: str, name: str) -> bool:
+    """Whether the suite has an answer for this name: an environment, or why there is none."""
+    adapter = _suite(suite)
+    return name in adapter.list_ids() or name in getattr(adapter, "REFUSED", ())
 
 
 def _unknown(env_id: str, known: list[str]) -> ValueError:

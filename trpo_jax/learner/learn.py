@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from trpo_jax.config import HParams, TRPOConfig
-from trpo_jax.learner.batch import prepare_batch
+from trpo_jax.learner.batch import PreparedBatch, prepare_batch
 from trpo_jax.learner.monitoring import UpdateMetrics, record_episodes, update_metrics
-from trpo_jax.learner.normalization import update_statistics
+from trpo_jax.learner.normalization import RunningStatistics, update_statistics
 from trpo_jax.learner.policy_step import PolicyStep, guarded_step
 from trpo_jax.learner.types import TrainState, Trajectory
 from trpo_jax.learner.value import fit_value
@@ -60,10 +60,6 @@ def learn(
         hparams=hparams,
         config=config,
     )
-    obs_statistics = state.obs_statistics
-    if config.normalize_observations:
-        valid = (trajectory.valid & prepared.on_policy).astype(jnp.float32)
-        obs_statistics = update_statistics(obs_statistics, trajectory.obs, valid)
     new_state = state.replace(
         key=next_key,
         num_updates=state.num_updates + 1,
@@ -71,8 +67,18 @@ def learn(
         value_params=value_params,
         value_opt_state=value_opt_state,
         policy_step_state=step_state,
-        obs_statistics=obs_statistics,
+        obs_statistics=_merged_statistics(state, trajectory, prepared, config),
         return_statistics=prepared.return_statistics,
         episodes=episodes.replace(discounted=prepared.discounted),
     )
     return new_state, metrics
+
+
+def _merged_statistics(
+    state: TrainState, trajectory: Trajectory, prepared: PreparedBatch, config: TRPOConfig
+) -> RunningStatistics:
+    """Statistics of the observations for the next update; only now, so that they were frozen."""
+    if not config.normalize_observations:
+        return state.obs_statistics
+    weight = (trajectory.valid & prepared.on_policy).astype(jnp.float32)
+    return update_statistics(state.obs_statistics, trajectory.obs, weight)

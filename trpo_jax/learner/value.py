@@ -53,12 +53,7 @@ def fit_value(
     if batch_size % minibatch_size:
         raise ValueError(f"minibatch_size={minibatch_size} does not divide the batch {batch_size}")
 
-    # One table, so that shuffling is one gather.
-    columns = [obs.reshape(batch_size, -1), target[:, None], weight[:, None]]
-    table = jnp.concatenate(columns, axis=-1)
-
-    def unpack(rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return rows[:, :-2].reshape(-1, *obs.shape[1:]), rows[:, -2], rows[:, -1]
+    table = _pack(obs, target, weight)
 
     # One flat vector, so that Adam, the test for finiteness and the choice are single operations.
     start, unravel = ravel_pytree(params)
@@ -70,7 +65,7 @@ def fit_value(
 
     def minibatch_step(carry: tuple[jax.Array, Any], rows: jax.Array):
         current, optimizer = carry
-        gradient = jax.grad(loss)(current, unpack(rows))
+        gradient = jax.grad(loss)(current, _unpack(rows, obs.shape[1:]))
         direction, optimizer = _OPTIMIZER.update(gradient, optimizer)
         return (trees.add_scaled(current, -learning_rate, direction), optimizer), None
 
@@ -93,3 +88,14 @@ def fit_value(
         trees.select(accepted, optimizer, opt_state),
         info,
     )
+
+
+def _pack(obs: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
+    """One table [B, columns], so that shuffling is one gather."""
+    columns = [obs.reshape(obs.shape[0], -1), target[:, None], weight[:, None]]
+    return jnp.concatenate(columns, axis=-1)
+
+
+def _unpack(rows: jax.Array, obs_shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Observations, targets and weights of some rows of the table."""
+    return rows[:, :-2].reshape(-1, *obs_shape), rows[:, -2], rows[:, -1]

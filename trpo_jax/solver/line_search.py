@@ -96,7 +96,10 @@ def line_search(
             candidate_kls=loop.candidate_kls.at[loop.tries].set(kl),
         )
 
-    end = jax.lax.while_loop(unfinished, attempt, start)
+    return _result(jax.lax.while_loop(unfinished, attempt, start))
+
+
+def _result(end: _Loop) -> LineSearchResult:
     return LineSearchResult(
         params=end.params,
         accepted=end.accepted,
