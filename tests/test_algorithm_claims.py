@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import same_bits
 from jax.flatten_util import ravel_pytree
 
 import trpo_jax
@@ -52,11 +53,6 @@ def log_softmax(agent, params, obs):
         x = np.tanh(x @ layer["kernel"] + layer["bias"])
     logits = x @ layers["head"]["Dense_0"]["kernel"] + layers["head"]["Dense_0"]["bias"]
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-
-
-def same_bits(left, right):
-    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
-    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs)
 
 
 def dense_curvature(problem):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import same_bits
 from jax.flatten_util import ravel_pytree
 
 import trpo_jax
@@ -39,11 +40,6 @@ def solve(problem, hparams=HPARAMS, **changes):
     return step(
         problem.objective, problem.params, problem.batch, hparams, STEP_CONFIG.replace(**changes)
     )
-
-
-def same_bits(left, right):
-    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
-    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs)
 
 
 def moved(problem, params):
