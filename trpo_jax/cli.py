@@ -1,30 +1,45 @@
 """The command line: the only place that parses arguments.
 
-Exit codes: 0 done, 2 the caller's mistake (one line on stderr), 130 interrupted.
+Exit codes: 0 done, 1 `doctor` found something severe, 2 the caller's mistake (one line on stderr),
+130 and 143 interrupted by Ctrl-C and SIGTERM.
 """
 
 import ast
 import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import io
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 from rich.console import Console
+from rich.table import Table
 
 from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.presets import DEFAULT, get_preset, list_presets
 
+if TYPE_CHECKING:
+    from trpo_jax.experiments.run_directory import Run
+    from trpo_jax.learner.trpo import Agent
+
 _USAGE = """\
 usage: trpo-jax COMMAND …
 
-  train ENV   train a policy; `trpo-jax train ENV --help` shows all settings, with the defaults
-              that are tuned for ENV
-  envs        list the environments that can be trained
+  train ENV     train a policy; `trpo-jax train ENV --help` shows all settings, with the defaults
+                that are tuned for ENV; `trpo-jax train --resume RUN` goes on with a run
+  evaluate RUN  play episodes with a trained policy
+  plot RUN …    draw the pictures of one or several runs
+  render RUN    write an episode to watch
+  doctor RUN    say what went wrong in a run, if anything, and what to change
+  runs [DIR]    list the runs in a directory
+  envs          list the environments that can be trained
+
+`trpo-jax COMMAND --help` explains the options of a command.
 """
 
 Arguments = TypeVar("Arguments")
@@ -34,22 +49,91 @@ Arguments = TypeVar("Arguments")
 class TrainArguments:
     """Train a TRPO policy. Settings default to values tuned for the environment, if it has any."""
 
-    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
+    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")] = ""
     """Environment id, such as CartPole-v1, gymnax/Pendulum-v1 or brax/hopper."""
     config: tyro.conf.OmitArgPrefixes[TRPOConfig] = DEFAULT.config
     hparams: tyro.conf.OmitArgPrefixes[HParams] = DEFAULT.hparams
     out: Path | None = None
     """Run directory, new or empty. By default runs/ENV-DATE-TIME."""
+    resume: Path | None = None
+    """Go on with the run in this directory, bit for bit, with the settings that it has; with a
+    larger --total-steps also when it was finished."""
     seed: int = 0
     """Seed of the run."""
     num_seeds: int = 1
     """Train this many seeds, from --seed on, side by side in one program."""
     total_steps: int = DEFAULT.total_steps
     """Environment steps per seed, rounded up to whole updates."""
+    checkpoint_every: int | None = None
+    """Updates between checkpoints. By default about every ten seconds."""
+    keep: int = 3
+    """Checkpoints that are kept, the newest ones; the best by evaluation is kept apart."""
+    eval_every: int | None = None
+    """Updates between evaluations; 0 for none. By default as many as cost little."""
     eval_episodes: int = 128
     """Episodes of the evaluation at the end, per seed."""
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+    wandb: str | None = None
+    """Log to this project of Weights & Biases."""
     env_args: tuple[str, ...] = ()
     """Arguments of the environment as NAME=VALUE, such as backend=spring episode_length=500."""
+
+
+RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateArguments:
+    """Play whole episodes with the policy of a run; every run gets the same initial states."""
+
+    run: RunPath
+    """Run directory."""
+    episodes: int = 256
+    """Episodes per seed of the run."""
+    stochastic: bool = False
+    """Draw the actions from the policy, as in training, instead of taking its mode."""
+    checkpoint: str = "last"
+    """Which state: last, best, or the number of updates of a checkpoint."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlotArguments:
+    """Draw the pictures of one run, or of several in one picture each."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run directories."""
+    out: Path | None = None
+    """Directory of the pictures. By default that of the first run."""
+    formats: tuple[Literal["png", "svg", "pdf"], ...] = ("png", "svg")
+    """File formats."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DoctorArguments:
+    """Say what went wrong in a run, on which numbers that rests, and what to change.
+
+    The exit code is 1 if something severe was found, and 0 otherwise.
+    """
+
+    run: RunPath
+    """Run directory."""
+    dump: Path | None = None
+    """Write advantages.npy, vf_loss.npy and the batch of an update to this directory."""
+    update: int | None = None
+    """The update to dump. By default that of the main finding, else the last."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunsArguments:
+    """List the runs below a directory: environment, steps, last return, status."""
+
+    dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = Path("runs")
+    """Directory to search."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,43 +167,205 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _train(argv: list[str]) -> int:
-    preset = get_preset(next((word for word in argv if _has_preset(word)), ""))
-    default = TrainArguments(
-        env=tyro.MISSING,
-        config=preset.config,
-        hparams=preset.hparams,
-        total_steps=preset.total_steps,
-    )
+    arguments = _train_arguments(argv)
+    if arguments.resume is None:
+        return _train_from_scratch(arguments)
+    return _resume(argv, arguments.resume)
+
+
+def _train_arguments(argv: list[str], default: TrainArguments | None = None) -> TrainArguments:
+    if default is None:
+        preset = get_preset(next((word for word in argv if _has_preset(word)), ""))
+        default = TrainArguments(
+            config=preset.config, hparams=preset.hparams, total_steps=preset.total_steps
+        )
     arguments = _parse(TrainArguments, argv, "trpo-jax train", default)
-    for name in ("num_seeds", "total_steps", "eval_episodes"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"{name}={getattr(arguments, name)} must be a whole number >= 1")
+    for name in ("num_seeds", "total_steps", "eval_episodes", "keep", "checkpoint_every"):
+        _require_at_least(arguments, name, 1)
+    _require_at_least(arguments, "eval_every", 0)
     if not 0 <= arguments.seed < 2**31 - arguments.num_seeds:
         raise ValueError(f"seed={arguments.seed} must be a whole number in [0, 2³¹)")
+    if arguments.wandb and importlib.util.find_spec("wandb") is None:
+        raise ValueError(f"wandb={arguments.wandb} needs a package: pip install 'trpo-jax[wandb]'")
+    return arguments
 
-    from trpo_jax.experiments import runner
 
-    spec = runner.RunSpec(
+def _train_from_scratch(arguments: TrainArguments) -> int:
+    from trpo_jax.experiments import run_directory, runner
+
+    if not arguments.env:
+        raise ValueError("ENV is missing; `trpo-jax envs` lists the environments there are")
+    spec = run_directory.RunSpec(
         env_id=arguments.env,
         env_kwargs=_keywords(arguments.env_args),
         config=arguments.config,
         hparams=arguments.hparams,
         seed=arguments.seed,
         num_seeds=arguments.num_seeds,
-        total_steps=arguments.total_steps,
-        eval_episodes=arguments.eval_episodes,
     )
     agent = runner.make_agent(spec)
-    directory = runner.create_run_directory(arguments.out, arguments.env)
+    path = run_directory.create_directory(
+        arguments.out or run_directory.default_directory(arguments.env)
+    )
+    run = run_directory.write_run(path, spec, arguments.total_steps)
+    return _carry_out(run, agent, arguments)
+
+
+def _resume(argv: list[str], path: Path) -> int:
+    from trpo_jax.experiments import run_directory, runner
+
+    run = run_directory.load_run(path)
+    spec = run.spec
+    before = TrainArguments(
+        env=spec.env_id,
+        config=spec.config,
+        hparams=spec.hparams,
+        seed=spec.seed,
+        num_seeds=spec.num_seeds,
+        total_steps=run.total_steps,
+        env_args=tuple(f"{name}={value!r}" for name, value in spec.env_kwargs.items()),
+    )
+    arguments = _train_arguments(argv, before)
+    _require_same_settings(arguments, before)
+    done = runner.updates_done(run)
+    total = runner.num_updates(spec, arguments.total_steps)
+    if done >= total:
+        raise ValueError(
+            f"total_steps={arguments.total_steps}: {done * spec.config.batch_size} steps are done "
+            f"already; give a larger --total-steps to go on"
+        )
+    agent = runner.make_agent(spec)
+    console = Console(stderr=True)
+    for name, version in run_directory.current_versions().items():
+        if version != run.versions.get(name):
+            console.print(
+                f"warning: {name} is {version} now and was {run.versions.get(name)}; the run goes "
+                f"on, but not bit for bit",
+                soft_wrap=True,
+            )
+    if arguments.total_steps != run.total_steps:
+        run = run_directory.write_run(path, spec, arguments.total_steps)
+    return _carry_out(run, agent, arguments)
+
+
+def _carry_out(run: "Run", agent: "Agent", arguments: TrainArguments) -> int:
+    from trpo_jax.experiments import runner
+
+    runner.enable_compilation_cache()
+    options = runner.RunOptions(
+        **{name: getattr(arguments, name) for name in runner.RunOptions._fields}
+    )
     console = Console()
-    summary = runner.train_run(spec, agent, directory, console)
-    console.print(f"evaluation: return {summary}", highlight=False)
-    console.print(f"run directory: {directory}", highlight=False, soft_wrap=True)
+    outcome = runner.train_run(run, agent, options, console)
+    if outcome.signal is not None:
+        console.print(
+            f"interrupted after {outcome.updates} updates; go on with:\n"
+            f"  trpo-jax train --resume {run.path}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return 128 + outcome.signal
+    console.print(f"evaluation: return {outcome.summary}", highlight=False, soft_wrap=True)
+    from trpo_jax.experiments import plots
+
+    console.print(f"overview: {plots.overview(run)}", highlight=False, soft_wrap=True)
+    console.print(f"run directory: {run.path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _require_same_settings(given: TrainArguments, before: TrainArguments) -> None:
+    """A resumed run keeps what determines its numbers."""
+    if given.out is not None:
+        raise ValueError(f"out={given.out} does not go with --resume; leave it out")
+    for name in ("config", "hparams", "env", "seed", "num_seeds", "env_args"):
+        new, old = getattr(given, name), getattr(before, name)
+        pairs = (
+            [(field, getattr(new, field), getattr(old, field)) for field in vars(old)]
+            if dataclasses.is_dataclass(old)
+            else [(name, new, old)]
+        )
+        for field, value, kept in pairs:
+            if value != kept:
+                raise ValueError(
+                    f"{field}={value} differs from the run's {kept}; a resumed run keeps its "
+                    f"settings: leave the option out, or train anew"
+                )
+
+
+def _evaluate(argv: list[str]) -> int:
+    arguments = _parse(EvaluateArguments, argv, "trpo-jax evaluate")
+    _require_at_least(arguments, "episodes", 1)
+    run, agent, state = _load(arguments.run, arguments.checkpoint)
+    from trpo_jax.experiments.evaluation import evaluate_state
+
+    summary = evaluate_state(
+        run,
+        agent,
+        state,
+        num_episodes=arguments.episodes,
+        deterministic=not arguments.stochastic,
+    )
+    if arguments.json:
+        print(json.dumps(summary._asdict()))
+        return 0
+    unit = "seeds" if summary.num_runs > 1 else "episodes"
+    print(f"return               {summary}")
+    print(f"interquartile mean   {summary.interquartile_mean:.2f}")
+    print(f"worst, best          {summary.minimum:.2f}, {summary.maximum:.2f} ({unit})")
+    print(f"mean episode length  {summary.mean_length:.1f}")
+    return 0
+
+
+def _plot(argv: list[str]) -> int:
+    arguments = _parse(PlotArguments, argv, "trpo-jax plot")
+    from trpo_jax.experiments import plots, run_directory
+
+    if not arguments.runs:
+        raise ValueError("RUN is missing; `trpo-jax runs` lists the runs there are")
+    runs = [run_directory.load_run(path) for path in arguments.runs]
+    for path in plots.plot_runs(runs, arguments.out or runs[0].path, arguments.formats):
+        print(path)
+    return 0
+
+
+def _doctor(argv: list[str]) -> int:
+    arguments = _parse(DoctorArguments, argv, "trpo-jax doctor")
+    from trpo_jax.experiments import doctor, run_directory
+
+    run = run_directory.load_run(arguments.run)
+    diagnosis = doctor.examine(run)
+    print(diagnosis.to_json() if arguments.json else diagnosis.to_text())
+    if arguments.dump is not None:
+        for path in doctor.dump(run, arguments.update, arguments.dump):
+            print(path, file=sys.stderr)
+    return 1 if diagnosis.severe else 0
+
+
+def _runs(argv: list[str]) -> int:
+    arguments = _parse(RunsArguments, argv, "trpo-jax runs")
+    from trpo_jax.experiments import run_directory
+
+    runs = run_directory.list_runs(arguments.dir)
+    if not runs:
+        print(f"no runs in {arguments.dir}")
+        return 0
+    table = Table("run", "environment", "seeds", "steps", "of", "last return", "status", box=None)
+    for run in runs:
+        table.add_row(
+            str(run.path),
+            run.env_id,
+            str(run.num_seeds),
+            f"{run.steps:,}",
+            f"{run.total_steps:,}",
+            "–" if run.last_return is None else f"{run.last_return:.2f}",
+            run.status,
+        )
+    Console().print(table)
     return 0
 
 
 def _envs(argv: list[str]) -> int:
-    _parse(EnvsArguments, argv, "trpo-jax envs", EnvsArguments())
+    _parse(EnvsArguments, argv, "trpo-jax envs")
     from trpo_jax.envs import list_environments
 
     tuned = set(list_presets())
@@ -129,14 +375,39 @@ def _envs(argv: list[str]) -> int:
     return 0
 
 
-_COMMANDS = {"train": _train, "envs": _envs}
+_COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "plot": _plot,
+    "doctor": _doctor,
+    "runs": _runs,
+    "envs": _envs,
+}
 
 
 def _has_preset(word: str) -> bool:
     return get_preset(word) is not DEFAULT
 
 
-def _parse(kind: type[Arguments], argv: list[str], prog: str, default: Arguments) -> Arguments:
+def _load(path: Path, checkpoint: str) -> tuple["Run", "Agent", Any]:
+    """A run, its agent and one of its states."""
+    from trpo_jax.experiments import run_directory, runner
+
+    run = run_directory.load_run(path)
+    agent = runner.make_agent(run.spec)
+    runner.enable_compilation_cache()
+    return run, agent, runner.final_state(run, agent, checkpoint)
+
+
+def _require_at_least(arguments: Any, name: str, smallest: int) -> None:
+    value = getattr(arguments, name)
+    if value is not None and value < smallest:
+        raise ValueError(f"{name}={value} must be a whole number >= {smallest}")
+
+
+def _parse(
+    kind: type[Arguments], argv: list[str], prog: str, default: Arguments | Any = tyro.MISSING_NONPROP
+) -> Arguments:
     """Parse with tyro; a mistake becomes a `ValueError` of one line instead of a box."""
     errors = io.StringIO()
     try:

@@ -1,30 +1,166 @@
-"""States on disk, by orbax; random keys are stored as their data, and nothing is pickled."""
+"""Training states on disk, by orbax: atomic, checked when read, and nothing is pickled."""
 
+import contextlib
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+_FORMAT = 1
+"""Raised whenever states of before can no longer be read."""
 
 
-def save_state(path: Path, state: Any) -> None:
-    """Write a state (or any tree of arrays and keys) to a new directory `path`, atomically."""
-    import orbax.checkpoint as ocp
+class Checkpoints:
+    """The states of one run in a directory, each under the number of updates done.
 
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.resolve(), jax.tree.map(_without_key, state))
+    A checkpoint appears whole or not at all: orbax writes it elsewhere and renames it. Each holds
+    a digest of its state, so that damage is noticed when it is read.
+    """
+
+    def __init__(self, directory: Path, keep: int | None = None):
+        """`keep` is the number of checkpoints that stay, the newest ones; None keeps all."""
+        self._directory = directory.resolve()
+        self._keep = keep
+        self._open_manager: Any = None
+
+    def save(self, update: int, state: Any, note: dict[str, Any] | None = None) -> None:
+        """Write a state, in the background. Raises `ValueError` if an earlier one failed."""
+        import orbax.checkpoint as ocp
+
+        stored = jax.tree.map(lambda leaf: np.asarray(_without_key(leaf)), state)
+        meta = {"format": _FORMAT, "update": update, "digest": _digest(stored), **(note or {})}
+        with self._explained(update):
+            self._manager().save(
+                update,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(stored), meta=ocp.args.JsonSave(meta)
+                ),
+                force=True,
+            )
+
+    def wait(self) -> None:
+        """Return when the last state is on disk. Raises `ValueError` if it could not be written."""
+        if self._open_manager is not None:
+            with self._explained(None):
+                self._open_manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, and let go of the directory."""
+        try:
+            self.wait()
+        finally:
+            if self._open_manager is not None:
+                self._open_manager.close()
+                self._open_manager = None
+
+    def updates(self) -> list[int]:
+        """The checkpoints there are, by number of updates, in order."""
+        if not self._directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
+
+    def restore(self, update: int, like: Any) -> Any:
+        """Read a state; `like` has its structure, shapes and types.
+
+        Raises `ValueError` if it is damaged, or the state of another kind of agent.
+        """
+        import orbax.checkpoint as ocp
+
+        path = self._directory / str(update)
+        template = jax.eval_shape(lambda: jax.tree.map(_without_key, like))
+        try:
+            with _quiet():
+                content = self._manager().restore(
+                    update,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(_as_numpy(template)),
+                        meta=ocp.args.JsonRestore(),
+                    ),
+                )
+        except Exception as error:  # orbax and tensorstore raise whatever they like
+            raise ValueError(f"checkpoint={path} cannot be read: {_first_line(error)}") from None
+        stored, meta = content["state"], content["meta"]
+        if meta.get("format") != _FORMAT:
+            raise ValueError(
+                f"checkpoint={path} has format {meta.get('format')}, this version of trpo_jax "
+                f"reads {_FORMAT}; use the version that wrote it"
+            )
+        if _digest(stored) != meta["digest"] or not _same_kind(stored, template):
+            raise ValueError(f"checkpoint={path} is damaged: its content is not what was written")
+        return jax.tree.map(_with_key, stored, like)
+
+    def restore_newest(self, like: Any, warn: Callable[[str], None]) -> tuple[int, Any] | None:
+        """The newest state that can be read, with its number of updates; None if there are none.
+
+        Damaged ones are reported to `warn` and set aside. Raises `ValueError` if all are damaged.
+        """
+        updates = self.updates()
+        for update in reversed(updates):
+            try:
+                return update, self.restore(update, like)
+            except ValueError as error:
+                problem = error
+            if update != updates[0]:
+                warn(f"{problem}; going back to the one before")
+                self._set_aside(update)
+        if updates:
+            raise ValueError(f"{problem}; there is no other to go back to")
+        return None
+
+    def _set_aside(self, update: int) -> None:
+        self.close()
+        path = self._directory / str(update)
+        path.rename(path.with_name(f"damaged-{update}"))
+
+    def _manager(self) -> Any:
+        if self._open_manager is None:
+            import orbax.checkpoint as ocp
+
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep, cleanup_tmp_directories=True
+            )
+            with _quiet():
+                self._open_manager = ocp.CheckpointManager(
+                    self._directory, options=options, item_names=("state", "meta")
+                )
+        return self._open_manager
+
+    @contextlib.contextmanager
+    def _explained(self, update: int | None) -> Iterator[None]:
+        try:
+            with _quiet():
+                yield
+        except Exception as error:
+            what = "a checkpoint" if update is None else f"the checkpoint of update {update}"
+            raise ValueError(
+                f"{what} could not be written to {self._directory}: {_first_line(error)}; those "
+                f"that were there are untouched"
+            ) from None
 
 
-def load_state(path: Path, like: Any) -> Any:
-    """Read a state that `save_state` wrote; `like` has its structure, shapes and types."""
-    import orbax.checkpoint as ocp
+def _digest(stored: Any) -> str:
+    """SHA-256 of names, types, shapes and bytes of all arrays."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(stored)[0]:
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
-    if not path.is_dir():
-        raise ValueError(f"no state in {path}")
-    template = jax.tree.map(_without_key, jax.eval_shape(lambda: like))
-    with ocp.StandardCheckpointer() as checkpointer:
-        stored = checkpointer.restore(path.resolve(), template)
-    return jax.tree.map(_with_key, stored, like)
+
+def _same_kind(stored: Any, template: Any) -> bool:
+    pairs = zip(jax.tree.leaves(stored), jax.tree.leaves(template), strict=True)
+    return all(a.shape == b.shape and a.dtype == b.dtype for a, b in pairs)
+
+
+def _as_numpy(template: Any) -> Any:
+    """Orbax restores what it finds into arrays of the kind that it is shown."""
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
 
 
 def _is_key(leaf: Any) -> bool:
@@ -32,14 +168,27 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _without_key(leaf: Any) -> Any:
-    if not _is_key(leaf):
-        return leaf
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.eval_shape(jax.random.key_data, leaf)
-    return jax.random.key_data(leaf)
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
 def _with_key(stored: Any, like: Any) -> Any:
     if not _is_key(like):
-        return stored
+        return jnp.asarray(stored)
     return jax.random.wrap_key_data(jnp.asarray(stored), impl=jax.random.key_impl(like))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs much; what matters comes as an exception."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

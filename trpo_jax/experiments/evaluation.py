@@ -1,42 +1,161 @@
 """What evaluation episodes say about a policy."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-_EVALUATION_STREAM = 0x65766131
-"""Folded into the seed, so that evaluation never shares a key with training."""
-_NORMAL_QUANTILE = 1.959964
+from trpo_jax.experiments import run_directory as layout
+from trpo_jax.experiments.checkpoints import Checkpoints
+from trpo_jax.experiments.loggers import JsonLines
+from trpo_jax.experiments.run_directory import Run, RunSpec
+from trpo_jax.learner.evaluation import EpisodeStats
+from trpo_jax.learner.trpo import Agent
+
+_EVALUATION_SEED = 0x65766131
+"""Of every evaluation of every run, so that policies are compared on the same episodes; training
+seeds are below 2³¹ and so are never this stream's: it is folded into a key of its own."""
+_RESAMPLES = 2000
+_EPISODES_DURING_TRAINING = 32
 
 
 class Summary(NamedTuple):
-    """Mean return with a 95 % confidence interval."""
+    """Returns of evaluation episodes. For several runs the unit of sampling is the run."""
 
     mean: float
-    """Mean over all episodes."""
-    half_width: float
-    """Half of the interval: 1.96 standard errors; over runs if there are several."""
+    """Mean return."""
+    low: float
+    """Lower end of the 95 % bootstrap interval of the mean."""
+    high: float
+    """Upper end of it."""
+    interquartile_mean: float
+    """Mean of the middle half of the samples."""
+    minimum: float
+    """Worst sample: an episode, or a run's mean if there are several runs."""
+    maximum: float
+    """Best sample."""
+    mean_length: float
+    """Mean episode length in steps."""
     num_episodes: int
     """Episodes in all."""
+    num_runs: int
+    """Policies that played them."""
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.half_width:.2f} (95 %, {self.num_episodes} episodes)"
+        unit = f"{self.num_episodes} episodes"
+        if self.num_runs > 1:
+            unit += f" of {self.num_runs} runs"
+        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}] (mean, 95 % interval, {unit})"
 
 
-def summarize(returns: np.ndarray) -> Summary:
-    """Summarise returns [runs, episodes].
+def summarize(stats: EpisodeStats) -> Summary:
+    """Summarise returns and lengths [runs, episodes].
 
-    The unit of sampling is the episode for one run, the run for several: episodes of one policy
-    say nothing about the spread between trainings.
+    Episodes of one policy say nothing about the spread between trainings, so that the samples are
+    the episodes of one run, but the means of several.
     """
+    from scipy.stats import trim_mean
+
+    returns = np.asarray(stats.returns, dtype=np.float64)
     samples = returns.mean(axis=1) if returns.shape[0] > 1 else returns[0]
-    deviation = samples.std(ddof=1) if samples.size > 1 else 0.0
-    half_width = _NORMAL_QUANTILE * deviation / np.sqrt(samples.size)
-    return Summary(float(returns.mean()), float(half_width), int(returns.size))
+    low, high = bootstrap_interval(samples)
+    return Summary(
+        mean=float(returns.mean()),
+        low=low,
+        high=high,
+        interquartile_mean=float(trim_mean(samples, 0.25)),
+        minimum=float(samples.min()),
+        maximum=float(samples.max()),
+        mean_length=float(np.mean(stats.lengths)),
+        num_episodes=returns.size,
+        num_runs=returns.shape[0],
+    )
 
 
-def evaluation_key(seed: int):
-    """The key of the evaluation that belongs to a training seed."""
-    import jax
+def bootstrap_interval(samples: np.ndarray) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of samples [n]; the mean itself if n = 1."""
+    from scipy.stats import bootstrap
 
-    return jax.random.fold_in(jax.random.key(seed), _EVALUATION_STREAM)
+    if samples.size == 1 or np.ptp(samples) == 0:
+        return float(samples[0]), float(samples[0])
+    interval = bootstrap(
+        (samples,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=0
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def evaluation_key() -> jax.Array:
+    """The key of every evaluation."""
+    return jax.random.fold_in(jax.random.key(0), _EVALUATION_SEED)
+
+
+class Evaluations:
+    """Evaluations during training: their log, and the best state so far."""
+
+    def __init__(self, run: Run, agent: Agent, done: int):
+        self._run = run
+        self._play = _evaluation_program(agent, run.spec, _EPISODES_DURING_TRAINING)
+        self._log = JsonLines(run.path / layout.EVALUATIONS, done)
+        self._best = Checkpoints(run.path / layout.BEST, keep=1)
+        earlier = layout.read_lines(run.path / layout.EVALUATIONS)
+        self._best_mean = max((line["mean"] for line in earlier), default=-math.inf)
+
+    def compile(self, state: Any, every: int) -> None:
+        """Compile ahead, so that the first evaluation does not interrupt the training."""
+        if every:
+            self._play = self._play.lower(state, evaluation_key()).compile()
+
+    def evaluate(self, state: Any, update: int) -> None:
+        """Play episodes, log them, and keep the state if it is the best so far."""
+        stats = jax.device_get(self._play(state, evaluation_key()))
+        means = stats.returns.mean(axis=1, dtype=np.float64)
+        mean = float(means.mean())
+        record = {
+            "update": update,
+            "steps": update * self._run.spec.config.batch_size,
+            "mean": mean,
+            "returns": dict(zip(map(str, self._run.spec.seeds), means.tolist(), strict=True)),
+            "mean_length": float(stats.lengths.mean()),
+            "num_episodes": _EPISODES_DURING_TRAINING,
+        }
+        self._log.write([record])
+        if mean > self._best_mean:
+            self._best_mean = mean
+            self._best.save(update, state, {"mean": mean})
+
+    def sync(self) -> None:
+        """Wait until the disk has the log and the best state."""
+        self._log.sync()
+        self._best.wait()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._log.close()
+        self._best.close()
+
+
+def evaluate_state(
+    run: Run,
+    agent: Agent,
+    state: Any,
+    *,
+    num_episodes: int = 128,
+    deterministic: bool = True,
+) -> Summary:
+    """Play episodes from the seeds that all evaluations share, and summarise them."""
+    play = _evaluation_program(agent, run.spec, num_episodes, deterministic)
+    return summarize(jax.device_get(play(state, evaluation_key())))
+
+
+def _evaluation_program(
+    agent: Agent, spec: RunSpec, num_episodes: int, deterministic: bool = True
+) -> Any:
+    """(state, key) -> EpisodeStats [seeds, episodes], compiled on first use."""
+
+    def play(state: Any, key: jax.Array) -> EpisodeStats:
+        return agent.evaluate(state, key, num_episodes=num_episodes, deterministic=deterministic)
+
+    if spec.num_seeds > 1:
+        return jax.jit(jax.vmap(play, in_axes=(0, None)))
+    return jax.jit(lambda state, key: jax.tree.map(lambda leaf: leaf[None], play(state, key)))

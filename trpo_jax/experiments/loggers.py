@@ -1,33 +1,37 @@
-"""Where metrics go: a file of JSON lines, and the terminal."""
+"""Where metrics go: a file of JSON lines, TensorBoard, Weights & Biases."""
 
 import dataclasses
 import json
 import math
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import jax
 import numpy as np
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from trpo_jax.learner.monitoring import UpdateMetrics
 
-_LINES_WITHOUT_TERMINAL = 10
+Record = dict[str, Any]
+"""One update of one seed: metric -> number, bool, list of numbers, or None if not finite."""
+
+
+class Logger(Protocol):
+    """A place to which records go."""
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Take the records of some updates, in order."""
+
+    def sync(self) -> None:
+        """Return when all that was taken is safe, so that a checkpoint may rely on it."""
+
+    def close(self) -> None:
+        """Finish."""
 
 
 def to_records(
     history: UpdateMetrics, first_update: int, batch_size: int, seeds: list[int]
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """A history [seeds, updates, ...] as one flat record per update and seed.
 
     Alarms become `alarm_…`; values that are not finite become null. `update` counts from 1 and
@@ -61,72 +65,120 @@ def _plain(value: np.ndarray) -> Any:
 
 
 class JsonLines:
-    """Appends records to a file, one JSON object a line, flushed after every call."""
+    """One JSON object a line, flushed after every call."""
 
-    def __init__(self, path: Path):
-        self._file = path.open("a", encoding="utf-8")
+    def __init__(self, path: Path, last_update: int = 0):
+        """Append to `path` behind the records of `last_update`; what follows them is cut off.
 
-    def write(self, records: list[dict[str, Any]]) -> None:
+        After a kill that is a line torn in two, or updates that no checkpoint knows of and that
+        are about to be done again.
+        """
+        self._file = path.open("ab")
+        self._file.truncate(_end_of_update(path, last_update))
+
+    def write(self, records: Sequence[Record]) -> None:
         """Append the records."""
         lines = [json.dumps(record, allow_nan=False) + "\n" for record in records]
-        self._file.write("".join(lines))
+        self._file.write("".join(lines).encode())
         self._file.flush()
+
+    def sync(self) -> None:
+        """Wait until the disk has them."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-class ProgressDisplay:
-    """A live bar over the figures that matter; plain lines where there is no terminal."""
+class TensorBoard:
+    """Event files, one directory per seed; vectors become one curve per element."""
 
-    def __init__(self, console: Console, num_updates: int, batch_size: int, num_seeds: int):
-        self._console = console
-        self._num_updates = num_updates
-        self._steps_per_update = batch_size * num_seeds
-        self._printed = 0
-        self._progress = Progress(
-            TextColumn("updates"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self._task = self._progress.add_task("", total=num_updates)
-        self._figures = Text("compiling …", no_wrap=True, overflow="ellipsis")
-        self._live = Live(Group(self._progress, self._figures), console=console)
+    def __init__(self, path: Path, seeds: Sequence[int], last_update: int = 0):
+        """Write below `path`; events of updates after `last_update` are dropped."""
+        from tensorboardX import SummaryWriter
 
-    def __enter__(self) -> "ProgressDisplay":
-        if self._console.is_terminal:
-            self._live.start()
-        return self
+        purge = last_update + 1 if last_update else None
+        self._writers = {
+            seed: SummaryWriter(str(path / f"seed-{seed}"), purge_step=purge) for seed in seeds
+        }
 
-    def __exit__(self, *exception) -> None:
-        self._live.stop()
+    def write(self, records: Sequence[Record]) -> None:
+        """One event an update holds all metrics; the horizontal axis is environment steps."""
+        from tensorboardX.proto.summary_pb2 import Summary
 
-    def show(self, history: UpdateMetrics, updates_done: int, rate: float | None) -> None:
-        """Show the last update of a history [seeds, updates, ...], averaged over seeds.
+        for record in records:
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(record)]
+            writer = self._writers[record["seed"]].file_writer
+            writer.add_summary(Summary(value=values), record["update"])
 
-        `rate` is in updates per second, None as long as nothing but compilation was measured.
-        """
-        speed = f"{rate * self._steps_per_update:,.0f} steps/s" if rate else "compiled"
-        last = jax.tree.map(lambda leaf: np.asarray(leaf)[:, -1], history)
-        text = (
-            f"return {_mean(last.episode_return)}  kl {_mean(last.kl, 4)}  "
-            f"entropy {_mean(last.entropy)}  explained variance {_mean(last.explained_variance)}  "
-            f"{speed}"
-        )
-        self._progress.update(self._task, completed=updates_done)
-        self._figures.plain = text
-        due = updates_done * _LINES_WITHOUT_TERMINAL // self._num_updates
-        if not self._console.is_terminal and due > self._printed:
-            self._printed = due
-            line = f"update {updates_done}/{self._num_updates}  {text}"
-            self._console.print(line, soft_wrap=True, highlight=False)
+    def sync(self) -> None:
+        """Hand what is buffered to the operating system."""
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        """Close the files."""
+        for writer in self._writers.values():
+            writer.close()
 
 
-def _mean(values: np.ndarray, digits: int = 2) -> str:
-    finite = values[np.isfinite(values)]
-    return f"{finite.mean():.{digits}f}" if finite.size else "–"
+class WeightsAndBiases:
+    """A run of Weights & Biases for each seed; needs the extra `wandb`."""
+
+    def __init__(self, project: str, path: Path, seeds: Sequence[int], settings: Record):
+        try:
+            import wandb
+        except ImportError:
+            raise ValueError(
+                f"wandb={project!r} needs the package wandb: pip install 'trpo-jax[wandb]'"
+            ) from None
+        name = path.resolve().name
+        self._runs = {
+            seed: wandb.init(
+                project=project,
+                dir=str(path),
+                group=name,
+                id=f"{name}-{seed}",
+                resume="allow",
+                config={**settings, "seed": seed},
+                reinit="create_new",
+            )
+            for seed in seeds
+        }
+
+    def write(self, records: Sequence[Record]) -> None:
+        """One step an update."""
+        for record in records:
+            self._runs[record["seed"]].log(dict(_scalars(record)), step=record["update"])
+
+    def sync(self) -> None:
+        """Nothing to do: it sends by itself."""
+
+    def close(self) -> None:
+        """Finish the runs."""
+        for run in self._runs.values():
+            run.finish()
+
+
+def _scalars(record: Record) -> list[tuple[str, float]]:
+    """The numbers of a record by tag: alarms in a group of their own, vectors by element."""
+    scalars = []
+    for name, value in record.items():
+        tag = f"alarms/{name[6:]}" if name.startswith("alarm_") else f"trpo/{name}"
+        if isinstance(value, list):
+            scalars += [(f"{tag}/{i}", float(x)) for i, x in enumerate(value) if x is not None]
+        elif value is not None and name not in ("update", "seed"):
+            scalars.append((tag, float(value)))
+    return scalars
+
+
+def _end_of_update(path: Path, last_update: int) -> int:
+    """Length in bytes of the part of a metrics file that ends with the records of an update."""
+    end = 0
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n") or json.loads(line)["update"] > last_update:
+                break
+            end += len(line)
+    return end

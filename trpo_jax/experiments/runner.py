@@ -1,64 +1,70 @@
-"""Training runs: updates in chunks, shown and logged, with a directory that says what was done."""
+"""Training runs: updates in chunks, shown, logged, evaluated, checkpointed, resumed."""
 
-import datetime
-import importlib.metadata
+import contextlib
 import json
-import platform
-import sys
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
-from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.envs import make_env
-from trpo_jax.experiments.checkpoints import save_state
-from trpo_jax.experiments.evaluation import Summary, evaluation_key, summarize
-from trpo_jax.experiments.loggers import JsonLines, ProgressDisplay, to_records
+from trpo_jax.experiments import run_directory as layout
+from trpo_jax.experiments.checkpoints import Checkpoints
+from trpo_jax.experiments.display import ProgressDisplay
+from trpo_jax.experiments.evaluation import Evaluations, Summary, evaluate_state
+from trpo_jax.experiments.loggers import (
+    JsonLines,
+    Logger,
+    TensorBoard,
+    WeightsAndBiases,
+    to_records,
+)
+from trpo_jax.experiments.pacing import Interruptions, Pace
+from trpo_jax.experiments.run_directory import Run, RunSpec
+from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS
+from trpo_jax.learner.monitoring import UpdateMetrics
 from trpo_jax.learner.trpo import Agent, make_trpo
 
-_CHUNKS_PER_RUN = 100
+MAX_CHUNK = 100
+"""Updates between two visits of the host, at most."""
+_SECONDS_PER_CHECKPOINT = 10.0
+_MAX_EVALUATIONS = 10
+_EVALUATION_SHARE = 0.1
+"""Environment steps in sequence that evaluations may add by default; a step of learning costs more
+than one of playing, so that it is less of the time."""
 
 
-class RunSpec(NamedTuple):
-    """Everything that determines a run."""
+class RunOptions(NamedTuple):
+    """What surrounds the training and changes no number of it."""
 
-    env_id: str
-    env_kwargs: dict[str, Any]
-    config: TRPOConfig
-    hparams: HParams
-    seed: int
-    num_seeds: int
-    total_steps: int
-    eval_episodes: int
+    checkpoint_every: int | None = None
+    """Updates between checkpoints; None: about every ten seconds."""
+    keep: int = 3
+    """Checkpoints that are kept, the newest ones."""
+    eval_every: int | None = None
+    """Updates between evaluations; 0: none; None: as many as cost little, ten at most."""
+    eval_episodes: int = 128
+    """Episodes per seed of the evaluation at the end."""
+    tensorboard: bool = True
+    """Write TensorBoard events besides metrics.jsonl."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to."""
 
-    @property
-    def seeds(self) -> list[int]:
-        """Lane i of a vmapped run is the run with seed `seed + i`."""
-        return list(range(self.seed, self.seed + self.num_seeds))
 
+class Outcome(NamedTuple):
+    """How a run ended."""
 
-def train_run(spec: RunSpec, agent: Agent, directory: Path, console: Console) -> Summary:
-    """Train, log to `directory`, evaluate; returns what the evaluation says.
-
-    On Ctrl-C what was reached is saved before the interruption goes on its way.
-    """
-    write_config(spec, directory)
-    state = _init(agent, spec)
-    log = JsonLines(directory / "metrics.jsonl")
-    try:
-        state = _train(spec, agent, state, log, console)
-    except _Interrupted as interruption:
-        save_state(directory / "checkpoints" / "final", interruption.state)
-        raise KeyboardInterrupt from None
-    finally:
-        log.close()
-    save_state(directory / "checkpoints" / "final", state)
-    return _evaluate(spec, agent, state, directory)
+    updates: int
+    """Updates done in all."""
+    summary: Summary | None
+    """The evaluation at the end; None if the run was interrupted."""
+    signal: int | None
+    """The signal that interrupted it, if one did."""
 
 
 def make_agent(spec: RunSpec) -> Agent:
@@ -66,100 +72,267 @@ def make_agent(spec: RunSpec) -> Agent:
     return make_trpo(make_env(spec.env_id, **spec.env_kwargs), spec.config)
 
 
-def create_run_directory(out: Path | None, env_id: str) -> Path:
-    """A new, empty directory: `out`, or runs/ENV-DATE-TIME. Raises `ValueError` if it cannot be."""
-    if out is None:
-        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-        out = Path("runs") / f"{env_id.replace('/', '-')}-{stamp}"
-    try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ValueError(f"out={out} exists and is not an empty directory; choose another one")
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"out={out} cannot be written: {error.strerror}") from None
-    return out
-
-
-def write_config(spec: RunSpec, directory: Path) -> None:
-    """Write config.json: settings, seeds, versions and the command."""
-    content = {
-        **spec._asdict(),
-        "config": vars(spec.config),
-        "hparams": vars(spec.hparams),
-        "versions": {
-            "trpo_jax": importlib.metadata.version("trpo-jax"),
-            "jax": jax.__version__,
-            "python": platform.python_version(),
-        },
-        "devices": [str(device) for device in jax.devices()],
-        "command": sys.argv,
-    }
-    text = json.dumps(content, indent=2, default=str)
-    (directory / "config.json").write_text(text + "\n", encoding="utf-8")
-
-
-class _Interrupted(Exception):
-    """Ctrl-C, with the last state that was reached."""
-
-    def __init__(self, state: Any):
-        self.state = state
-
-
-def _init(agent: Agent, spec: RunSpec) -> Any:
+def initial_state(agent: Agent, spec: RunSpec) -> Any:
+    """The state before the first update; with a leading axis of seeds if there are several."""
     if spec.num_seeds == 1:
         return agent.init(jax.random.key(spec.seed))
     return jax.vmap(lambda seed: agent.init(jax.random.key(seed)))(jnp.asarray(spec.seeds))
 
 
-def _train(spec: RunSpec, agent: Agent, state: Any, log: JsonLines, console: Console) -> Any:
-    """All updates, in chunks of equal size, so that one program serves them all."""
-    batch_size = spec.config.batch_size
-    wanted = -(-spec.total_steps // batch_size)
-    chunk = max(1, wanted // _CHUNKS_PER_RUN)
-    num_updates = -(-wanted // chunk) * chunk
-    advance = _chunk_function(agent, spec, chunk)
-    started, rate = time.perf_counter(), None
-    with ProgressDisplay(console, num_updates, batch_size, spec.num_seeds) as display:
-        for done in range(0, num_updates, chunk):
-            try:
-                state, history = advance(state)
-                history = jax.device_get(history)
-            except KeyboardInterrupt:
-                raise _Interrupted(state) from None
-            log.write(to_records(history, done, batch_size, spec.seeds))
-            if done == 0:
-                started = time.perf_counter()
-            else:
-                rate = done / (time.perf_counter() - started)
-            display.show(history, done + chunk, rate)
+def num_updates(spec: RunSpec, total_steps: int) -> int:
+    """Updates of a run: its steps, rounded up to whole updates."""
+    return -(-total_steps // spec.config.batch_size)
+
+
+def updates_done(run: Run) -> int:
+    """Updates up to the last checkpoint."""
+    return max(Checkpoints(run.path / layout.CHECKPOINTS).updates(), default=0)
+
+
+def train_run(run: Run, agent: Agent, options: RunOptions, console: Console) -> Outcome:
+    """Train from the last checkpoint, or from the beginning, to the end, and evaluate.
+
+    Ctrl-C and SIGTERM end it after the chunk of updates at hand, with a checkpoint. A run that was
+    killed and begun again ends in the same parameters and the same metrics, bit for bit.
+    """
+    with layout.locked(run.path), Interruptions() as interruptions:
+        session = _Session(run, agent, options, console)
+        try:
+            with contextlib.closing(session):
+                session.train(lambda: interruptions.received is not None)
+            return session.finish(interruptions.received)
+        except Exception as error:
+            _record_failure(run, session.done, error)
+            if isinstance(error, OSError):
+                raise ValueError(f"run={run.path} cannot be written: {error.strerror}") from None
+            raise
+
+
+def final_state(run: Run, agent: Agent, which: str = "last") -> Any:
+    """The state of a run at its "last" or "best" checkpoint, or after an update that has one."""
+    checkpoints = Checkpoints(run.path / (layout.BEST if which == "best" else layout.CHECKPOINTS))
+    updates = checkpoints.updates()
+    if not updates:
+        raise ValueError(f"run={run.path} has no checkpoint in {which!r} yet; train it for longer")
+    if which in ("last", "best"):
+        update = updates[-1]
+    elif which.isdigit() and int(which) in updates:
+        update = int(which)
+    else:
+        there = ", ".join(map(str, updates))
+        raise ValueError(f"checkpoint={which} is not there; use last, best or one of {there}")
+    with contextlib.closing(checkpoints):
+        return checkpoints.restore(update, _like(agent, run.spec))
+
+
+def state_at(run: Run, agent: Agent, updates: int) -> Any:
+    """The state after so many updates: of the nearest checkpoint before, and trained on."""
+    with contextlib.closing(Checkpoints(run.path / layout.CHECKPOINTS)) as checkpoints:
+        earlier = [update for update in checkpoints.updates() if update <= updates]
+        done = max(earlier, default=0)
+        if done:
+            state = checkpoints.restore(done, _like(agent, run.spec))
+        else:
+            state = initial_state(agent, run.spec)
+    advance = make_advance(agent, run.spec)
+    while done < updates:
+        count = min(MAX_CHUNK, updates - done)
+        state, _ = advance(state, jnp.int32(count))
+        done += count
     return state
 
 
-def _chunk_function(agent: Agent, spec: RunSpec, chunk: int):
-    """state -> (state, history [seeds, chunk, ...])."""
-    if spec.num_seeds > 1:
-        return jax.jit(jax.vmap(lambda s: agent.train(s, spec.hparams, num_updates=chunk)))
+def make_advance(agent: Agent, spec: RunSpec) -> Any:
+    """(state, count) -> (state, history [seeds, MAX_CHUNK, ...]), of which `count` are filled.
 
-    def advance(state: Any):
-        state, history = agent.train(state, spec.hparams, num_updates=chunk)
-        return state, jax.tree.map(lambda leaf: leaf[None], history)
+    The number of updates is an argument of one compiled program, not a part of it: where the host
+    looks in changes no bit of what is computed.
+    """
+
+    def update(state: Any) -> tuple[Any, UpdateMetrics]:
+        if spec.num_seeds > 1:
+            return jax.vmap(lambda lane: agent.update(lane, spec.hparams))(state)
+        state, metrics = agent.update(state, spec.hparams)
+        return state, jax.tree.map(lambda leaf: leaf[None], metrics)
+
+    @jax.jit
+    def advance(state: Any, count: Any) -> tuple[Any, UpdateMetrics]:
+        empty = jax.tree.map(
+            lambda leaf: jnp.zeros((leaf.shape[0], MAX_CHUNK, *leaf.shape[1:]), leaf.dtype),
+            jax.eval_shape(update, state)[1],
+        )
+
+        def body(i: Any, carried: tuple[Any, UpdateMetrics]) -> tuple[Any, UpdateMetrics]:
+            state, history = carried
+            state, metrics = update(state)
+            return state, jax.tree.map(lambda all, one: all.at[:, i].set(one), history, metrics)
+
+        return jax.lax.fori_loop(0, count, body, (state, empty))
 
     return advance
 
 
-def _evaluate(spec: RunSpec, agent: Agent, state: Any, directory: Path) -> Summary:
-    def play(lane_state: Any, key: jax.Array):
-        return agent.evaluate(lane_state, key, num_episodes=spec.eval_episodes)
+def enable_compilation_cache() -> None:
+    """Keep compiled programs on disk, so that the same command starts faster the next time.
 
-    if spec.num_seeds == 1:
-        returns = np.asarray(play(state, evaluation_key(spec.seed)).returns)[None]
-    else:
-        keys = jnp.stack([evaluation_key(seed) for seed in spec.seeds])
-        returns = np.asarray(jax.vmap(play)(state, keys).returns)
-    summary = summarize(returns)
-    content = {**summary._asdict(), "mean_per_seed": returns.mean(axis=1).tolist()}
-    (directory / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
-    return summary
+    The place is `JAX_COMPILATION_CACHE_DIR` or ~/.cache/trpo_jax.
+    """
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+        root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(root / "trpo_jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+class _Session:
+    """The open files and the progress of one call of `train_run`."""
+
+    def __init__(self, run: Run, agent: Agent, options: RunOptions, console: Console):
+        self.run, self.agent, self.options, self.console = run, agent, options, console
+        self.total = num_updates(run.spec, run.total_steps)
+        self.checkpoints = Checkpoints(run.path / layout.CHECKPOINTS, options.keep)
+        self.done, self.state = self._begin()
+        self.loggers = _make_loggers(run, options, self.done)
+        self.evaluations = Evaluations(run, agent, self.done)
+        self.eval_every = _evaluation_interval(run.spec, agent, options, self.total)
+        self._saved, self._saved_at = self.done, 0.0
+
+    def _begin(self) -> tuple[int, Any]:
+        state = initial_state(self.agent, self.run.spec)
+        found = self.checkpoints.restore_newest(
+            state, warn=lambda text: self.console.print(f"warning: {text}", soft_wrap=True)
+        )
+        return found or (0, state)
+
+    def train(self, stop: Callable[[], bool]) -> None:
+        """Advance until all is done or `stop()`; the host works while the device does."""
+        spec = self.run.spec
+        self._write_status("running")
+        pace = Pace(MAX_CHUNK)
+        with ProgressDisplay(
+            self.console, self.total, spec.config.batch_size, spec.num_seeds, self.done
+        ) as display:
+            advance = make_advance(self.agent, spec).lower(self.state, jnp.int32(1)).compile()
+            self.evaluations.compile(self.state, self.eval_every)
+            self._saved_at = time.monotonic()
+            unlogged: tuple[UpdateMetrics, int] | None = None
+            while self.done < self.total and not stop():
+                count = pace.chunk(self._next_visit() - self.done)
+                with pace.timing(count):
+                    state, history = advance(self.state, jnp.int32(count))
+                    self._log(unlogged)
+                    history = jax.tree.map(
+                        lambda leaf, n=count: leaf[:, :n], jax.device_get(history)
+                    )
+                    self.state = jax.block_until_ready(state)
+                unlogged = history, self.done
+                self.done += count
+                display.show(history, self.done, pace.rate)
+                if self._visit_is_due():
+                    self._log(unlogged)
+                    unlogged = None
+                    self._visit()
+            self._log(unlogged)
+        self._checkpoint()
+
+    def finish(self, interrupted_by: int | None) -> Outcome:
+        """Checkpoint, and the evaluation if all is done."""
+        if interrupted_by is not None and self.done < self.total:
+            self._write_status("interrupted")
+            return Outcome(self.done, None, interrupted_by)
+        summary = evaluate_state(
+            self.run, self.agent, self.state, num_episodes=self.options.eval_episodes
+        )
+        text = json.dumps(summary._asdict(), indent=2)
+        layout.write_text(self.run.path / layout.FINAL_EVALUATION, text + "\n")
+        self._write_status("finished")
+        return Outcome(self.done, summary, None)
+
+    def close(self) -> None:
+        """Close all files; after an error without saving, so that the last good state stays."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.checkpoints.close)
+            stack.callback(self.evaluations.close)
+            for logger in self.loggers:
+                stack.callback(logger.close)
+
+    def _next_visit(self) -> int:
+        """The update at which a chunk has to end, for an evaluation or a checkpoint."""
+        intervals = [n for n in (self.eval_every, self.options.checkpoint_every) if n]
+        return min([self.total, *((self.done // n + 1) * n for n in intervals)])
+
+    def _visit_is_due(self) -> bool:
+        return self._evaluation_is_due() or self._checkpoint_is_due()
+
+    def _evaluation_is_due(self) -> bool:
+        return bool(self.eval_every) and self.done % self.eval_every == 0
+
+    def _checkpoint_is_due(self) -> bool:
+        if self.options.checkpoint_every:
+            return self.done % self.options.checkpoint_every == 0
+        return time.monotonic() - self._saved_at > _SECONDS_PER_CHECKPOINT
+
+    def _visit(self) -> None:
+        if self._evaluation_is_due():
+            self.evaluations.evaluate(self.state, self.done)
+        if self._checkpoint_is_due():
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Save the state; the logs first, so that no checkpoint knows more than they do."""
+        if self.done == self._saved:
+            return
+        for logger in self.loggers:
+            logger.sync()
+        self.evaluations.sync()
+        self.checkpoints.save(self.done, self.state)
+        self._saved, self._saved_at = self.done, time.monotonic()
+        self._write_status("running")
+
+    def _log(self, chunk: tuple[UpdateMetrics, int] | None) -> None:
+        if chunk is None:
+            return
+        history, first_update = chunk
+        records = to_records(
+            history, first_update, self.run.spec.config.batch_size, self.run.spec.seeds
+        )
+        for logger in self.loggers:
+            logger.write(records)
+
+    def _write_status(self, status: str) -> None:
+        layout.write_status(self.run.path, status, self.done, self.run.spec.config.batch_size)
+
+
+def _evaluation_interval(spec: RunSpec, agent: Agent, options: RunOptions, total: int) -> int:
+    """Updates between evaluations; 0 for none."""
+    if options.eval_every is not None:
+        return options.eval_every
+    env = make_env(spec.env_id, **spec.env_kwargs)
+    affordable = _EVALUATION_SHARE * total * spec.config.num_steps
+    number = int(affordable / (env.max_episode_steps or DEFAULT_MAX_STEPS))
+    return -(-total // max(2, min(number, _MAX_EVALUATIONS)))
+
+
+def _first_updates(history: UpdateMetrics, count: int) -> UpdateMetrics:
+    return jax.tree.map(lambda leaf: leaf[:, :count], history)
+
+
+def _make_loggers(run: Run, options: RunOptions, done: int) -> list[Logger]:
+    loggers: list[Logger] = [JsonLines(run.path / layout.METRICS, done)]
+    if options.tensorboard:
+        loggers.append(TensorBoard(run.path / layout.TENSORBOARD, run.spec.seeds, done))
+    if options.wandb:
+        settings = {**vars(run.spec.config), **vars(run.spec.hparams), "env": run.spec.env_id}
+        loggers.append(WeightsAndBiases(options.wandb, run.path, run.spec.seeds, settings))
+    return loggers
+
+
+def _like(agent: Agent, spec: RunSpec) -> Any:
+    """The structure of a state of a run, without computing one."""
+    return jax.eval_shape(lambda: initial_state(agent, spec))
+
+
+def _record_failure(run: Run, updates: int, error: Exception) -> None:
+    with contextlib.suppress(OSError):
+        layout.write_status(
+            run.path, "failed", updates, run.spec.config.batch_size, reason=str(error)[:500]
+        )
