@@ -24,7 +24,7 @@ from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.presets import DEFAULT, get_preset, list_presets
 
 if TYPE_CHECKING:
-    from trpo_jax.experiments.run_directory import Run
+    from trpo_jax.experiments.run_directory import Run, RunOptions
     from trpo_jax.learner.trpo import Agent
 
 _USAGE = """\
@@ -207,8 +207,8 @@ def _train_from_scratch(arguments: TrainArguments) -> int:
     path = run_directory.create_directory(
         arguments.out or run_directory.default_directory(arguments.env)
     )
-    run = run_directory.write_run(path, spec, arguments.total_steps)
-    return _carry_out(run, agent, arguments)
+    run = run_directory.write_run(path, spec, arguments.total_steps, _options(arguments))
+    return _carry_out(run, agent)
 
 
 def _resume(argv: list[str], path: Path) -> int:
@@ -224,6 +224,7 @@ def _resume(argv: list[str], path: Path) -> int:
         num_seeds=spec.num_seeds,
         total_steps=run.total_steps,
         env_args=tuple(f"{name}={value!r}" for name, value in spec.env_kwargs.items()),
+        **run.options._asdict(),
     )
     arguments = _train_arguments(argv, before)
     _require_same_settings(arguments, before)
@@ -243,20 +244,22 @@ def _resume(argv: list[str], path: Path) -> int:
                 f"on, but not bit for bit",
                 soft_wrap=True,
             )
-    if arguments.total_steps != run.total_steps:
-        run = run_directory.write_run(path, spec, arguments.total_steps)
-    return _carry_out(run, agent, arguments)
+    run = run_directory.write_run(path, spec, arguments.total_steps, _options(arguments))
+    return _carry_out(run, agent)
 
 
-def _carry_out(run: "Run", agent: "Agent", arguments: TrainArguments) -> int:
+def _options(arguments: TrainArguments) -> "RunOptions":
+    from trpo_jax.experiments.run_directory import RunOptions
+
+    return RunOptions(**{name: getattr(arguments, name) for name in RunOptions._fields})
+
+
+def _carry_out(run: "Run", agent: "Agent") -> int:
     from trpo_jax.experiments import runner
 
     runner.enable_compilation_cache()
-    options = runner.RunOptions(
-        **{name: getattr(arguments, name) for name in runner.RunOptions._fields}
-    )
     console = Console()
-    outcome = runner.train_run(run, agent, options, console)
+    outcome = runner.train_run(run, agent, console)
     if outcome.signal is not None:
         console.print(
             f"interrupted after {outcome.updates} updates; go on with:\n"
@@ -266,9 +269,10 @@ def _carry_out(run: "Run", agent: "Agent", arguments: TrainArguments) -> int:
         )
         return 128 + outcome.signal
     console.print(f"evaluation: return {outcome.summary}", highlight=False, soft_wrap=True)
-    from trpo_jax.experiments import plots
+    if importlib.util.find_spec("trpo_jax.experiments.plots"):  # TEMPORARY
+        from trpo_jax.experiments import plots
 
-    console.print(f"overview: {plots.overview(run)}", highlight=False, soft_wrap=True)
+        console.print(f"overview: {plots.overview(run)}", highlight=False, soft_wrap=True)
     console.print(f"run directory: {run.path}", highlight=False, soft_wrap=True)
     return 0
 
@@ -308,7 +312,7 @@ def _evaluate(argv: list[str]) -> int:
     if arguments.json:
         print(json.dumps(summary._asdict()))
         return 0
-    unit = "seeds" if summary.num_runs > 1 else "episodes"
+    unit = "seeds" if len(summary.mean_per_run) > 1 else "episodes"
     print(f"return               {summary}")
     print(f"interquartile mean   {summary.interquartile_mean:.2f}")
     print(f"worst, best          {summary.minimum:.2f}, {summary.maximum:.2f} ({unit})")
@@ -406,7 +410,10 @@ def _require_at_least(arguments: Any, name: str, smallest: int) -> None:
 
 
 def _parse(
-    kind: type[Arguments], argv: list[str], prog: str, default: Arguments | Any = tyro.MISSING_NONPROP
+    kind: type[Arguments],
+    argv: list[str],
+    prog: str,
+    default: Arguments | Any = tyro.MISSING_NONPROP,
 ) -> Arguments:
     """Parse with tyro; a mistake becomes a `ValueError` of one line instead of a box."""
     errors = io.StringIO()

@@ -72,7 +72,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         path = self._directory / str(update)
-        template = jax.eval_shape(lambda: jax.tree.map(_without_key, like))
+        template = jax.eval_shape(lambda state: jax.tree.map(_without_key, state), like)
         try:
             with _quiet():
                 content = self._manager().restore(
@@ -111,6 +111,12 @@ class Checkpoints:
         if updates:
             raise ValueError(f"{problem}; there is no other to go back to")
         return None
+
+    def drop_after(self, update: int) -> None:
+        """Remove the states of later updates, which are about to be computed again."""
+        for later in self.updates():
+            if later > update:
+                self._manager().delete(later)
 
     def _set_aside(self, update: int) -> None:
         self.close()

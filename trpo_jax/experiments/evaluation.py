@@ -39,13 +39,13 @@ class Summary(NamedTuple):
     """Mean episode length in steps."""
     num_episodes: int
     """Episodes in all."""
-    num_runs: int
-    """Policies that played them."""
+    mean_per_run: list[float]
+    """Mean return of each policy that played."""
 
     def __str__(self) -> str:
         unit = f"{self.num_episodes} episodes"
-        if self.num_runs > 1:
-            unit += f" of {self.num_runs} runs"
+        if len(self.mean_per_run) > 1:
+            unit += f" of {len(self.mean_per_run)} runs"
         return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}] (mean, 95 % interval, {unit})"
 
 
@@ -69,7 +69,7 @@ def summarize(stats: EpisodeStats) -> Summary:
         maximum=float(samples.max()),
         mean_length=float(np.mean(stats.lengths)),
         num_episodes=returns.size,
-        num_runs=returns.shape[0],
+        mean_per_run=returns.mean(axis=1).tolist(),
     )
 
 
@@ -98,6 +98,7 @@ class Evaluations:
         self._play = _evaluation_program(agent, run.spec, _EPISODES_DURING_TRAINING)
         self._log = JsonLines(run.path / layout.EVALUATIONS, done)
         self._best = Checkpoints(run.path / layout.BEST, keep=1)
+        self._best.drop_after(done)
         earlier = layout.read_lines(run.path / layout.EVALUATIONS)
         self._best_mean = max((line["mean"] for line in earlier), default=-math.inf)
 

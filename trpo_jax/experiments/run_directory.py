@@ -65,6 +65,26 @@ class RunSpec(NamedTuple):
         return list(range(self.seed, self.seed + self.num_seeds))
 
 
+class RunOptions(NamedTuple):
+    """What surrounds the training and changes no number of it."""
+
+    checkpoint_every: int | None = None
+    """Updates between checkpoints; None: about every ten seconds."""
+    keep: int = 3
+    """Checkpoints that are kept, the newest ones."""
+    eval_every: int | None = None
+    """Updates between evaluations; 0: none; None: as many as cost little, ten at most."""
+    eval_episodes: int = 128
+    """Episodes per seed of the evaluation at the end."""
+    tensorboard: bool = True
+    """Write TensorBoard events besides metrics.jsonl."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to."""
+
+
+_DEFAULT_OPTIONS = RunOptions()
+
+
 class Run(NamedTuple):
     """A run directory that was read."""
 
@@ -73,7 +93,9 @@ class Run(NamedTuple):
     total_steps: int
     """Environment steps per seed that were asked for."""
     versions: dict[str, str]
-    """Of trpo_jax, jax, jaxlib and python, when the run began."""
+    """Of trpo_jax and what it stands on, when the run began."""
+    options: RunOptions
+    """Checkpoints, evaluations, logs."""
 
     def histories(self) -> list[dict[str, np.ndarray]]:
         """The metrics so far, per seed: name -> array [updates, ...]; NaN where a value was not
@@ -119,14 +141,17 @@ def create_directory(path: Path) -> Path:
     return path
 
 
-def write_run(path: Path, spec: RunSpec, total_steps: int) -> Run:
+def write_run(
+    path: Path, spec: RunSpec, total_steps: int, options: RunOptions = _DEFAULT_OPTIONS
+) -> Run:
     """Write config.json and the README of a run that begins, or that is to go on for longer."""
-    run = Run(path, spec, total_steps, current_versions())
+    run = Run(path, spec, total_steps, current_versions(), options)
     content = {
         **spec._asdict(),
         "config": vars(spec.config),
         "hparams": vars(spec.hparams),
         "total_steps": total_steps,
+        "options": options._asdict(),
         "versions": run.versions,
         "devices": [str(device) for device in jax.devices()],
         "command": sys.argv,
@@ -152,7 +177,8 @@ def load_run(path: Path) -> Run:
             seed=content["seed"],
             num_seeds=content["num_seeds"],
         )
-        return Run(path, spec, content["total_steps"], content["versions"])
+        options = RunOptions(**content["options"])
+        return Run(path, spec, content["total_steps"], content["versions"], options)
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"run={path}: {CONFIG} cannot be read ({type(error).__name__}: {error}); it is damaged "

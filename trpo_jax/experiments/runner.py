@@ -39,23 +39,6 @@ _EVALUATION_SHARE = 0.1
 than one of playing, so that it is less of the time."""
 
 
-class RunOptions(NamedTuple):
-    """What surrounds the training and changes no number of it."""
-
-    checkpoint_every: int | None = None
-    """Updates between checkpoints; None: about every ten seconds."""
-    keep: int = 3
-    """Checkpoints that are kept, the newest ones."""
-    eval_every: int | None = None
-    """Updates between evaluations; 0: none; None: as many as cost little, ten at most."""
-    eval_episodes: int = 128
-    """Episodes per seed of the evaluation at the end."""
-    tensorboard: bool = True
-    """Write TensorBoard events besides metrics.jsonl."""
-    wandb: str | None = None
-    """Project of Weights & Biases to log to."""
-
-
 class Outcome(NamedTuple):
     """How a run ended."""
 
@@ -89,14 +72,14 @@ def updates_done(run: Run) -> int:
     return max(Checkpoints(run.path / layout.CHECKPOINTS).updates(), default=0)
 
 
-def train_run(run: Run, agent: Agent, options: RunOptions, console: Console) -> Outcome:
+def train_run(run: Run, agent: Agent, console: Console) -> Outcome:
     """Train from the last checkpoint, or from the beginning, to the end, and evaluate.
 
     Ctrl-C and SIGTERM end it after the chunk of updates at hand, with a checkpoint. A run that was
     killed and begun again ends in the same parameters and the same metrics, bit for bit.
     """
     with layout.locked(run.path), Interruptions() as interruptions:
-        session = _Session(run, agent, options, console)
+        session = _Session(run, agent, console)
         try:
             with contextlib.closing(session):
                 session.train(lambda: interruptions.received is not None)
@@ -122,7 +105,7 @@ def final_state(run: Run, agent: Agent, which: str = "last") -> Any:
         there = ", ".join(map(str, updates))
         raise ValueError(f"checkpoint={which} is not there; use last, best or one of {there}")
     with contextlib.closing(checkpoints):
-        return checkpoints.restore(update, _like(agent, run.spec))
+        return checkpoints.restore(update, initial_state(agent, run.spec))
 
 
 def state_at(run: Run, agent: Agent, updates: int) -> Any:
@@ -131,7 +114,7 @@ def state_at(run: Run, agent: Agent, updates: int) -> Any:
         earlier = [update for update in checkpoints.updates() if update <= updates]
         done = max(earlier, default=0)
         if done:
-            state = checkpoints.restore(done, _like(agent, run.spec))
+            state = checkpoints.restore(done, initial_state(agent, run.spec))
         else:
             state = initial_state(agent, run.spec)
     advance = make_advance(agent, run.spec)
@@ -186,14 +169,14 @@ def enable_compilation_cache() -> None:
 class _Session:
     """The open files and the progress of one call of `train_run`."""
 
-    def __init__(self, run: Run, agent: Agent, options: RunOptions, console: Console):
-        self.run, self.agent, self.options, self.console = run, agent, options, console
+    def __init__(self, run: Run, agent: Agent, console: Console):
+        self.run, self.agent, self.options, self.console = run, agent, run.options, console
         self.total = num_updates(run.spec, run.total_steps)
-        self.checkpoints = Checkpoints(run.path / layout.CHECKPOINTS, options.keep)
+        self.checkpoints = Checkpoints(run.path / layout.CHECKPOINTS, run.options.keep)
         self.done, self.state = self._begin()
-        self.loggers = _make_loggers(run, options, self.done)
+        self.loggers = _make_loggers(run, self.done)
         self.evaluations = Evaluations(run, agent, self.done)
-        self.eval_every = _evaluation_interval(run.spec, agent, options, self.total)
+        self.eval_every = _evaluation_interval(run, self.total)
         self._saved, self._saved_at = self.done, 0.0
 
     def _begin(self) -> tuple[int, Any]:
@@ -302,10 +285,11 @@ class _Session:
         layout.write_status(self.run.path, status, self.done, self.run.spec.config.batch_size)
 
 
-def _evaluation_interval(spec: RunSpec, agent: Agent, options: RunOptions, total: int) -> int:
+def _evaluation_interval(run: Run, total: int) -> int:
     """Updates between evaluations; 0 for none."""
-    if options.eval_every is not None:
-        return options.eval_every
+    spec = run.spec
+    if run.options.eval_every is not None:
+        return run.options.eval_every
     env = make_env(spec.env_id, **spec.env_kwargs)
     affordable = _EVALUATION_SHARE * total * spec.config.num_steps
     number = int(affordable / (env.max_episode_steps or DEFAULT_MAX_STEPS))
@@ -316,19 +300,14 @@ def _first_updates(history: UpdateMetrics, count: int) -> UpdateMetrics:
     return jax.tree.map(lambda leaf: leaf[:, :count], history)
 
 
-def _make_loggers(run: Run, options: RunOptions, done: int) -> list[Logger]:
+def _make_loggers(run: Run, done: int) -> list[Logger]:
     loggers: list[Logger] = [JsonLines(run.path / layout.METRICS, done)]
-    if options.tensorboard:
+    if run.options.tensorboard:
         loggers.append(TensorBoard(run.path / layout.TENSORBOARD, run.spec.seeds, done))
-    if options.wandb:
+    if run.options.wandb:
         settings = {**vars(run.spec.config), **vars(run.spec.hparams), "env": run.spec.env_id}
-        loggers.append(WeightsAndBiases(options.wandb, run.path, run.spec.seeds, settings))
+        loggers.append(WeightsAndBiases(run.options.wandb, run.path, run.spec.seeds, settings))
     return loggers
-
-
-def _like(agent: Agent, spec: RunSpec) -> Any:
-    """The structure of a state of a run, without computing one."""
-    return jax.eval_shape(lambda: initial_state(agent, spec))
 
 
 def _record_failure(run: Run, updates: int, error: Exception) -> None:

@@ -1,0 +1,76 @@
+"""Runs that are killed at any moment go on bit for bit, and lose no line of their logs."""
+
+import random
+import signal
+
+import numpy as np
+import pytest
+from runs import BATCH_SIZE, SMALL, kill_after, parameters, start, updates_in, wait_for_update
+
+NUM_KILLS = 20
+NUM_UPDATES = 160
+STEPS = ("--total-steps", str(NUM_UPDATES * BATCH_SIZE))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The same run in one go, with other checkpoints and so with other chunks."""
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    process = start(
+        "train", *SMALL, *STEPS, "--out", "run", "--checkpoint-every", "70", cwd=directory
+    )
+    assert process.wait(timeout=240) == 0, (directory / "output").read_text()
+    return directory / "run"
+
+
+def assert_same_run(run, other):
+    assert (run / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    assert (run / "evaluations.jsonl").read_bytes() == (other / "evaluations.jsonl").read_bytes()
+    assert (run / "evaluation.json").read_bytes() == (other / "evaluation.json").read_bytes()
+    for ours, theirs in zip(parameters(run), parameters(other), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_twenty_kills_change_no_bit(uninterrupted, tmp_path):
+    """A checkpoint every update, so that most kills fall into the writing of one."""
+    run, moments = tmp_path / "run", random.Random(0)
+    arguments = ["train", *SMALL, *STEPS, "--out", "run", "--checkpoint-every", "1"]
+    kills = 0
+    while kills < NUM_KILLS:
+        kills += kill_after(run, moments.uniform(0, 0.4), start(*arguments, cwd=tmp_path))
+        assert "Traceback" not in (tmp_path / "output").read_text()
+        assert len(list((run / "checkpoints").glob("[0-9]*"))) >= 1 or kills == 1
+        arguments = ["train", "--resume", "run", "--checkpoint-every", "1"]
+        if updates_in_whole_lines(run) > NUM_UPDATES - 4:
+            break
+    last = start("train", "--resume", "run", "--checkpoint-every", "50", cwd=tmp_path)
+    assert last.wait(timeout=240) == 0, (tmp_path / "output").read_text()
+    assert kills == NUM_KILLS
+    assert updates_in(run) == list(range(1, NUM_UPDATES + 1))
+    assert_same_run(run, uninterrupted)
+
+
+def updates_in_whole_lines(run):
+    return (run / "metrics.jsonl").read_bytes().count(b"\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+)
+def test_a_signal_ends_the_run_with_a_checkpoint(number, code, uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    process = start(
+        "train", *SMALL, *STEPS, "--out", "run", "--checkpoint-every", "5", cwd=tmp_path
+    )
+    wait_for_update(run, 20, process)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code
+    output = (tmp_path / "output").read_text()
+    assert "--resume run" in output
+    assert "Traceback" not in output
+    reached = updates_in(run)
+    assert 20 < len(reached) < NUM_UPDATES
+    assert (run / "checkpoints" / str(reached[-1])).is_dir()
+    assert '"interrupted"' in (run / "status.json").read_text()
+    assert start("train", "--resume", "run", cwd=tmp_path).wait(timeout=240) == 0
+    assert_same_run(run, uninterrupted)
