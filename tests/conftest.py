@@ -66,9 +66,11 @@ def forget_compiled_programs():
     """Free the programs of each file.
 
     XLA's CPU client maps memory for every one of them; a process that has compiled some hundred
-    reaches the limit of Linux (vm.max_map_count) and dies while it compiles the next.
+    reaches the limit of Linux (vm.max_map_count) and dies while it compiles the next. The cache on
+    disk, which the command line switches on, is not for files that count compilations.
     """
     yield
+    jax.config.update("jax_compilation_cache_dir", None)
     make_trpo.cache_clear()
     jax.clear_caches()
     gc.collect()

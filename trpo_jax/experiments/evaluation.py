@@ -17,7 +17,7 @@ _EVALUATION_SEED = 0x65766131
 """Of every evaluation of every run, so that policies are compared on the same episodes; training
 seeds are below 2³¹ and so are never this stream's: it is folded into a key of its own."""
 _RESAMPLES = 2000
-_EPISODES_DURING_TRAINING = 32
+EPISODES_DURING_TRAINING = 32
 
 
 class Summary(NamedTuple):
@@ -95,7 +95,7 @@ class Evaluations:
 
     def __init__(self, run: Run, agent: Agent, done: int):
         self._run = run
-        self._play = _evaluation_program(agent, run.spec, _EPISODES_DURING_TRAINING)
+        self._play = _evaluation_program(agent, run.spec, EPISODES_DURING_TRAINING)
         self._log = JsonLines(run.path / layout.EVALUATIONS, done)
         self._best = Checkpoints(run.path / layout.BEST, keep=1)
         self._best.drop_after(done)
@@ -118,7 +118,7 @@ class Evaluations:
             "mean": mean,
             "returns": dict(zip(map(str, self._run.spec.seeds), means.tolist(), strict=True)),
             "mean_length": float(stats.lengths.mean()),
-            "num_episodes": _EPISODES_DURING_TRAINING,
+            "num_episodes": EPISODES_DURING_TRAINING,
         }
         self._log.write([record])
         if mean > self._best_mean:

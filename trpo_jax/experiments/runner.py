@@ -176,7 +176,7 @@ class _Session:
         self.done, self.state = self._begin()
         self.loggers = _make_loggers(run, self.done)
         self.evaluations = Evaluations(run, agent, self.done)
-        self.eval_every = _evaluation_interval(run, self.total)
+        self.eval_every = evaluation_interval(run, self.total)
         self._saved, self._saved_at = self.done, 0.0
 
     def _begin(self) -> tuple[int, Any]:
@@ -285,7 +285,7 @@ class _Session:
         layout.write_status(self.run.path, status, self.done, self.run.spec.config.batch_size)
 
 
-def _evaluation_interval(run: Run, total: int) -> int:
+def evaluation_interval(run: Run, total: int) -> int:
     """Updates between evaluations; 0 for none."""
     spec = run.spec
     if run.options.eval_every is not None:
