@@ -269,10 +269,9 @@ def _carry_out(run: "Run", agent: "Agent") -> int:
         )
         return 128 + outcome.signal
     console.print(f"evaluation: return {outcome.summary}", highlight=False, soft_wrap=True)
-    if importlib.util.find_spec("trpo_jax.experiments.plots"):  # TEMPORARY
-        from trpo_jax.experiments import plots
+    from trpo_jax.experiments import plots
 
-        console.print(f"overview: {plots.overview(run)}", highlight=False, soft_wrap=True)
+    console.print(f"overview: {plots.overview(run)}", highlight=False, soft_wrap=True)
     console.print(f"run directory: {run.path}", highlight=False, soft_wrap=True)
     return 0
 
