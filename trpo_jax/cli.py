@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+import jax
 import tyro
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from trpo_jax.config import HParams, TRPOConfig
@@ -109,6 +111,30 @@ class PlotArguments:
     """Directory of the pictures. By default that of the first run."""
     formats: tuple[Literal["png", "svg", "pdf"], ...] = ("png", "svg")
     """File formats."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderArguments:
+    """Play one episode with the policy of a run, and write it as something to watch.
+
+    HTML for brax, a GIF for gymnax environments that have a visualiser (those of classic control
+    need pygame: pip install 'trpo-jax[render]'), else a plot of observations, actions and rewards.
+    """
+
+    run: RunPath
+    """Run directory."""
+    out: Path | None = None
+    """File to write, without suffix. By default RUN/episode."""
+    seed: int | None = None
+    """Which of the run's seeds. By default the first."""
+    episode: int = 0
+    """Number of the episode: another number, another initial state."""
+    stochastic: bool = False
+    """Draw the actions from the policy, as in training, instead of taking its mode."""
+    checkpoint: str = "last"
+    """Which state: last, best, or the number of updates of a checkpoint."""
+    max_frames: int = 200
+    """Frames of a GIF; longer episodes leave some out, evenly."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,6 +357,30 @@ def _plot(argv: list[str]) -> int:
     return 0
 
 
+def _render(argv: list[str]) -> int:
+    arguments = _parse(RenderArguments, argv, "trpo-jax render")
+    _require_at_least(arguments, "max_frames", 1)
+    _require_at_least(arguments, "episode", 0)
+    run, agent, state = _load(arguments.run, arguments.checkpoint)
+    from trpo_jax.envs import make_env
+    from trpo_jax.experiments import render, runner
+    from trpo_jax.experiments.evaluation import evaluation_key
+
+    seed = run.spec.seed if arguments.seed is None else arguments.seed
+    file = render.render(
+        make_env(run.spec.env_id, **run.spec.env_kwargs),
+        agent,
+        runner.lane(run.spec, state, seed),
+        arguments.out or run.path / "episode",
+        key=jax.random.fold_in(evaluation_key(), arguments.episode),
+        deterministic=not arguments.stochastic,
+        max_frames=arguments.max_frames,
+        progress=lambda frames: iter(track(frames, description="drawing", transient=True)),
+    )
+    print(file)
+    return 0
+
+
 def _doctor(argv: list[str]) -> int:
     arguments = _parse(DoctorArguments, argv, "trpo-jax doctor")
     from trpo_jax.experiments import doctor, run_directory
@@ -382,6 +432,7 @@ _COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
     "plot": _plot,
+    "render": _render,
     "doctor": _doctor,
     "runs": _runs,
     "envs": _envs,

@@ -77,6 +77,11 @@ class BraxEnvironment(Environment):
             )
         self.obs_shape = tuple(state.obs.shape)
 
+    @property
+    def unwrapped(self) -> Any:
+        """The brax environment."""
+        return self._env
+
     def reset(self, key: jax.Array):
         """Begin an episode from a fresh initial state."""
         state = self._env.reset(key)

@@ -53,6 +53,16 @@ class GymnaxEnvironment(Environment):
         limit = getattr(self._params, "max_steps_in_episode", None)
         self.max_episode_steps = None if limit is None else int(limit)
 
+    @property
+    def unwrapped(self) -> Any:
+        """The gymnax environment."""
+        return self._env
+
+    @property
+    def params(self) -> Any:
+        """Its parameters."""
+        return self._params
+
     def reset(self, key: jax.Array):
         """Begin an episode."""
         reset = self._env.reset_env if self._bare else self._env.reset

@@ -62,6 +62,17 @@ def initial_state(agent: Agent, spec: RunSpec) -> Any:
     return jax.vmap(lambda seed: agent.init(jax.random.key(seed)))(jnp.asarray(spec.seeds))
 
 
+def lane(spec: RunSpec, state: Any, seed: int) -> Any:
+    """The state of one seed of a run."""
+    if seed not in spec.seeds:
+        raise ValueError(
+            f"seed={seed} is not of this run; it has {', '.join(map(str, spec.seeds))}"
+        )
+    if spec.num_seeds == 1:
+        return state
+    return jax.tree.map(lambda leaf: leaf[seed - spec.seed], state)
+
+
 def num_updates(spec: RunSpec, total_steps: int) -> int:
     """Updates of a run: its steps, rounded up to whole updates."""
     return -(-total_steps // spec.config.batch_size)

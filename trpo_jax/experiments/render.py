@@ -1,0 +1,255 @@
+"""An episode to watch: HTML for brax, a GIF where gymnax has a visualiser, else a plain plot."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trpo_jax.envs.base import Box, Environment
+from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS
+from trpo_jax.learner.trpo import Agent
+from trpo_jax.learner.types import TrainState
+
+_CLASSIC_CONTROL = {
+    "Acrobot-v1",
+    "CartPole-v1",
+    "Pendulum-v1",
+    "MountainCar-v0",
+    "MountainCarContinuous-v0",
+}
+"""gymnax draws these with gymnasium, which needs pygame."""
+_OTHERS_WITH_VISUALIZER = {
+    "Catch-bsuite",
+    "Asterix-MinAtar",
+    "Breakout-MinAtar",
+    "Freeway-MinAtar",
+    "Seaquest-MinAtar",
+    "SpaceInvaders-MinAtar",
+    "Pong-misc",
+    "PointRobot-misc",
+    "MetaMaze-misc",
+    "FourRooms-misc",
+}
+_MAX_DRAWN_DIMENSIONS = 12
+
+
+class Episode(NamedTuple):
+    """One episode, step by step; T steps."""
+
+    states: Any
+    """States of the environment before each step, [T, ...]."""
+    obs: np.ndarray
+    """[T, *obs_shape]."""
+    action: np.ndarray
+    """[T, ...], as the environment takes it."""
+    reward: np.ndarray
+    """[T]."""
+    ending: str
+    """terminated, truncated, or cut."""
+
+    @property
+    def length(self) -> int:
+        """Number of steps."""
+        return len(self.reward)
+
+
+def render(
+    env: Environment,
+    agent: Agent,
+    state: TrainState,
+    stem: Path,
+    *,
+    key: jax.Array,
+    deterministic: bool = True,
+    max_frames: int = 200,
+    progress: Callable[[list[int]], Iterator[int]] = iter,
+) -> Path:
+    """Play an episode and draw it to `stem` with the suffix that suits it; returns the file.
+
+    GIFs of long episodes leave out frames evenly, so that no more than `max_frames` are drawn;
+    `progress` is wrapped around them.
+    """
+    episode = play(env, agent, state, key, deterministic)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    if _is_a(env, "brax", "BraxEnvironment") and _has_a_body(env):
+        return _write_html(env, episode, stem.with_suffix(".html"))
+    if _has_visualizer(env):
+        return _write_gif(env, episode, stem.with_suffix(".gif"), max_frames, progress)
+    return _write_plot(env, episode, stem.with_suffix(".png"))
+
+
+def play(
+    env: Environment, agent: Agent, state: TrainState, key: jax.Array, deterministic: bool = True
+) -> Episode:
+    """One episode from a fresh initial state, cut at the environment's limit or 1000 steps."""
+    limit = env.max_episode_steps or DEFAULT_MAX_STEPS
+    reset_key, loop_key = jax.random.split(key)
+
+    @jax.jit
+    def steps(state: TrainState) -> Any:
+        def advance(carried: tuple[Any, jax.Array], key: jax.Array) -> Any:
+            env_state, obs = carried
+            action_key, step_key = jax.random.split(key)
+            action = agent.act(state, action_key, obs, deterministic=deterministic)
+            following, step = env.step(step_key, env_state, action)
+            next_obs = jnp.asarray(step.obs, jnp.float32)
+            ends = jnp.asarray([step.terminated, step.truncated], bool)
+            return (following, next_obs), (env_state, obs, action, step.reward, ends)
+
+        env_state, obs = env.reset(reset_key)
+        start = env_state, jnp.asarray(obs, jnp.float32)
+        return jax.lax.scan(advance, start, jax.random.split(loop_key, limit))[1]
+
+    states, obs, action, reward, ends = jax.device_get(steps(state))
+    over = ends.any(axis=1)
+    length = int(np.argmax(over)) + 1 if over.any() else limit
+    ending = "cut"
+    if over.any():
+        ending = "terminated" if ends[length - 1, 0] else "truncated"
+    states = jax.tree.map(lambda leaf: leaf[:length], states)
+    return Episode(states, obs[:length], action[:length], reward[:length], ending)
+
+
+def _is_a(env: Environment, module: str, name: str) -> bool:
+    """Whether an environment is one of an adapter, which is not imported to find out."""
+    loaded = sys.modules.get(f"trpo_jax.envs.{module}")
+    return loaded is not None and isinstance(env, getattr(loaded, name))
+
+
+def _has_a_body(env: Any) -> bool:
+    """Whether there is something to see: brax's `fast` is only a number."""
+    return hasattr(env.unwrapped, "sys") and env.unwrapped.sys.ngeom > 0
+
+
+def _has_visualizer(env: Any) -> bool:
+    if not _is_a(env, "gymnax", "GymnaxEnvironment"):
+        return False
+    if env.name in _CLASSIC_CONTROL:
+        return _can_import("pygame")
+    return env.name in _OTHERS_WITH_VISUALIZER
+
+
+def _can_import(name: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(name) is not None
+
+
+def _write_html(env: Any, episode: Episode, file: Path) -> Path:
+    from brax.io import html
+
+    brax_states, _ = episode.states
+    bodies = [_at(brax_states.pipeline_state, t) for t in range(episode.length)]
+    system = env.unwrapped.sys.tree_replace({"opt.timestep": env.unwrapped.dt})
+    file.write_text(html.render(system, bodies), encoding="utf-8")
+    return file
+
+
+def _write_gif(
+    env: Any,
+    episode: Episode,
+    file: Path,
+    max_frames: int,
+    progress: Callable[[list[int]], Iterator[int]],
+) -> Path:
+    steps = list(range(0, episode.length, -(-episode.length // max_frames)))
+    classic = env.name in _CLASSIC_CONTROL
+    draw = _draw_classic_control if classic else _draw_by_visualizer
+    first, *rest = list(draw(env, episode, progress(steps)))
+    duration = 40 if classic else 100
+    first.save(file, save_all=True, append_images=rest, duration=duration, loop=0)
+    return file
+
+
+def _draw_classic_control(env: Any, episode: Episode, steps: Iterator[int]) -> Iterator[Any]:
+    """Frames of gymnasium. gymnax's own loop makes a new environment for each of them."""
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    import gymnasium
+    from gymnax.visualize import vis_gym
+    from PIL import Image, ImageDraw
+
+    returns = np.cumsum(episode.reward)
+    with contextlib.closing(gymnasium.make(env.name, render_mode="rgb_array")) as drawn:
+        drawn.reset()
+        inner: Any = drawn.unwrapped
+        vis_gym.set_gym_params(inner, env.name, env.params)
+        for t in steps:
+            state = _at(episode.states, t)
+            inner.state = vis_gym.get_gym_state(state, env.name)
+            inner.last_u = getattr(state, "last_u", None)
+            frame = Image.fromarray(np.asarray(drawn.render()))
+            text = f"step {t + 1}, return {returns[t]:.1f}"
+            ImageDraw.Draw(frame).text((8, 8), text, fill="black", font_size=16)
+            yield frame
+
+
+def _draw_by_visualizer(env: Any, episode: Episode, steps: Iterator[int]) -> Iterator[Any]:
+    """Frames of gymnax's visualiser."""
+    import matplotlib.pyplot
+    from gymnax.visualize import Visualizer
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    states = [_at(episode.states, t) for t in range(episode.length)]
+    returns = np.cumsum(episode.reward)
+    visualizer = Visualizer(env.unwrapped, env.params, states, returns)
+    try:
+        canvas = FigureCanvasAgg(visualizer.fig)
+        visualizer.init()
+        for t in steps:
+            visualizer.update(t)
+            visualizer.ax.set_title(f"{env.name}, step {t + 1}, return {returns[t]:.1f}")
+            canvas.draw()
+            yield Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    finally:
+        matplotlib.pyplot.close(visualizer.fig)
+
+
+def _at(states: Any, t: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[t], states)
+
+
+def _write_plot(env: Environment, episode: Episode, file: Path) -> Path:
+    """Observations, actions and reward over time."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 8), layout="constrained", dpi=110)
+    obs_axes, action_axes, reward_axes = figure.subplots(3, 1, sharex=True)
+    _draw_obs(obs_axes, episode.obs.reshape(episode.length, -1))
+    action = episode.action.reshape(episode.length, -1)
+    style = "default" if isinstance(env.action_space, Box) else "steps-post"
+    action_axes.plot(action, drawstyle=style, linewidth=1.2)
+    action_axes.set_ylabel("action")
+    reward_axes.plot(episode.reward, linewidth=1.2, label="reward")
+    reward_axes.plot(np.cumsum(episode.reward), linewidth=1.2, label="return so far")
+    reward_axes.legend(frameon=False)
+    reward_axes.set_ylabel("reward")
+    reward_axes.set_xlabel("step")
+    for ax in (obs_axes, action_axes, reward_axes):
+        ax.grid(alpha=0.25)
+    total = episode.reward.sum()
+    figure.suptitle(
+        f"{env.name}: return {total:.2f}, {episode.length} steps, {episode.ending}", fontsize=12
+    )
+    figure.savefig(file)
+    return file
+
+
+def _draw_obs(ax: Any, obs: np.ndarray) -> None:
+    """Curves for a few dimensions, an image for many."""
+    if obs.shape[1] <= _MAX_DRAWN_DIMENSIONS:
+        lines = ax.plot(obs, linewidth=1.2)
+        labels = [str(i) for i in range(obs.shape[1])]
+        ax.legend(lines, labels, frameon=False, fontsize=8, ncols=4, title="dimension")
+        ax.set_ylabel("observation")
+        return
+    image = ax.imshow(obs.T, aspect="auto", interpolation="none", cmap="viridis")
+    ax.figure.colorbar(image, ax=ax, label="observation")
+    ax.set_ylabel("dimension")
