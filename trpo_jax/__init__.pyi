@@ -8,6 +8,7 @@ from .envs import (
     list_environments,
     make_env,
 )
+from .experiments.doctor import Diagnosis, Finding, diagnose
 from .learner import (
     Agent,
     Alarms,
@@ -48,11 +49,13 @@ __all__ = [
     "Box",
     "CGResult",
     "Categorical",
+    "Diagnosis",
     "DiagonalGaussian",
     "Discrete",
     "EnvStep",
     "Environment",
     "EpisodeStats",
+    "Finding",
     "HParams",
     "LineSearchResult",
     "MultiCategorical",
@@ -69,6 +72,7 @@ __all__ = [
     "UpdateMetrics",
     "__version__",
     "cg_solve",
+    "diagnose",
     "fit_value",
     "gae",
     "gauss_newton_product",

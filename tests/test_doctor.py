@@ -1,0 +1,237 @@
+"""Every rule of the doctor fires on its sign, and on nothing else."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from runs import BATCH_SIZE, SMALL
+
+import trpo_jax
+from trpo_jax.cli import main
+from trpo_jax.experiments.doctor import _RULES, Diagnosis, diagnose
+from trpo_jax.experiments.run_directory import load_run
+
+ROOT = Path(__file__).parent.parent
+UPDATES = 40
+CONFIG = trpo_jax.TRPOConfig()
+
+
+def healthy():
+    """Metrics of a run that learns, made up."""
+    n, rng = UPDATES, np.random.default_rng(0)
+    time = np.linspace(0, 1, n)
+    alarms = {f"alarm_{name}": np.zeros(n, bool) for name in trpo_jax.Alarms.__annotations__}
+    return {
+        **alarms,
+        "update": np.arange(1, n + 1),
+        "status": np.zeros(n, int),
+        "accepted": np.ones(n, bool),
+        "step_fraction": np.ones(n),
+        "kl": np.full(n, 0.008),
+        "kl_per_dimension": np.full(n, 0.008),
+        "candidate_kls": np.full((n, 11), 0.008),
+        "improvement": np.full(n, 0.01),
+        "predicted_improvement": np.full(n, 0.011),
+        "cg_residual_norms": np.geomspace(1, 1e-4, 11) * np.ones((n, 1)),
+        "cg_breakdown": np.zeros(n, bool),
+        "entropy": 0.69 - 0.3 * time,
+        "inactive_units": np.zeros((n, 2)),
+        "advantage_mean": np.zeros(n),
+        "advantage_std": 5 - 3 * time,
+        "value_loss_before": np.full(n, 2.0),
+        "value_loss": np.full(n, 0.5),
+        "explained_variance": 0.9 * time,
+        "episode_return": 20 + 400 * time + rng.normal(0, 3, n),
+        "on_policy_gap": np.full(n, 1e-7),
+        "valid_fraction": np.ones(n),
+    }
+
+
+def late(value, before):
+    """A column that changes after half of the updates."""
+    return np.where(np.arange(UPDATES) < UPDATES // 2, before, value)
+
+
+ALL = np.ones(UPDATES, bool)
+FALLING = np.linspace(400, 20, UPDATES)
+SIGNS = {
+    "off_policy": {"alarm_off_policy": late(True, False).astype(bool)},
+    "invalid_data": {"alarm_invalid_data": ALL, "valid_fraction": np.full(UPDATES, 0.9)},
+    "exploding_rewards": {
+        "advantage_std": 2.0 ** np.arange(UPDATES),
+        "value_loss": 4.0 ** np.arange(UPDATES),
+        "value_loss_before": 4.0 ** (np.arange(UPDATES) + 1),
+    },
+    "no_signal": {"advantage_std": np.zeros(UPDATES)},
+    "dead_units": {"inactive_units": np.full((UPDATES, 2), 0.6)},
+    "singular_curvature": {"cg_breakdown": ALL},
+    "cg_unconverged": {"cg_residual_norms": np.ones((UPDATES, 11)) * [1, *[0.6] * 10]},
+    "untrained_critic": {
+        "value_loss": np.full(UPDATES, 1.999),
+        "explained_variance": np.full(UPDATES, 0.01),
+    },
+    "failed_value_fit": {"alarm_value_fit_failed": ALL},
+    "biased_advantages": {"episode_return": FALLING},
+    "entropy_collapse": {
+        "entropy": np.geomspace(0.69, 0.01, UPDATES),
+        "episode_return": 20 + np.sin(np.arange(UPDATES)),
+    },
+    "collapse": {"episode_return": np.concatenate([np.linspace(20, 500, 25), np.full(15, 30.0)])},
+    "rejected_steps": {"status": np.full(UPDATES, 4), "accepted": ~ALL},
+    "unlike_prediction": {"improvement": np.full(UPDATES, 0.001)},
+    "settings": {},
+}
+
+
+def examine(signs, config=CONFIG, hparams=trpo_jax.HParams(), **keywords):  # noqa: B008
+    return diagnose({**healthy(), **signs}, config, hparams, **keywords)
+
+
+def test_it_is_silent_on_a_healthy_run():
+    diagnosis = examine({})
+    assert diagnosis.findings == ()
+    assert not diagnosis.severe
+    assert diagnosis.to_text() == "Nothing wrong in 40 updates, 1 seed."
+
+
+def test_every_rule_has_a_sign():
+    assert list(SIGNS) == [rule.__name__ for rule in _RULES]
+
+
+@pytest.mark.parametrize("name", [name for name in SIGNS if name != "settings"])
+def test_each_sign_gives_its_finding_and_no_other(name):
+    diagnosis = examine(SIGNS[name])
+    assert [finding.name for finding in diagnosis.findings] == [name]
+    (finding,) = diagnosis.findings
+    assert finding.causes
+    assert finding.remedies
+    assert set(finding.updates) <= set(range(1, UPDATES + 1))
+    text = diagnosis.to_text()
+    assert finding.title in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("config", "hparams", "words"),
+    [
+        ({}, {"max_kl": 0.02}, "max_kl 0.02"),
+        ({"normalize_advantages": False}, {}, "not normalised"),
+        ({"cg_iterations": 5}, {}, "5 iterations"),
+        ({"value_epochs": 2}, {}, "2 epochs"),
+        ({"line_search": False}, {}, "no line search"),
+    ],
+)
+def test_settings_that_go_wrong_draw_a_warning(config, hparams, words):
+    diagnosis = examine({}, CONFIG.replace(**config), trpo_jax.HParams(**hparams), continuous=True)
+    (finding,) = diagnosis.findings
+    assert (finding.name, finding.severity) == ("settings", "warning")
+    assert words in finding.evidence
+    assert not diagnosis.severe
+
+
+def test_a_larger_trust_region_is_fine_for_discrete_actions():
+    assert examine({}, hparams=trpo_jax.HParams(max_kl=0.02), continuous=False).findings == ()
+
+
+def test_causes_stand_before_effects():
+    both = {**SIGNS["collapse"], **SIGNS["cg_unconverged"], **SIGNS["off_policy"]}
+    names = [finding.name for finding in examine(both).findings]
+    assert names == ["off_policy", "cg_unconverged", "collapse"]
+
+
+def test_seeds_are_counted():
+    histories = [healthy(), {**healthy(), **SIGNS["dead_units"]}, healthy()]
+    diagnosis = diagnose(histories, CONFIG)
+    assert [finding.name for finding in diagnosis.findings] == ["dead_units"]
+    assert "1 of 3 seeds" in diagnosis.findings[0].evidence
+    assert diagnosis.num_seeds == 3
+
+
+def test_the_json_holds_everything():
+    diagnosis = examine(SIGNS["dead_units"])
+    content = json.loads(diagnosis.to_json())
+    assert content["severe"] is True
+    assert content["findings"][0]["name"] == "dead_units"
+    assert content["num_updates"] == UPDATES
+
+
+def test_returns_that_are_never_finite_are_no_finding():
+    assert examine({"episode_return": np.full(UPDATES, np.nan)}).findings == ()
+
+
+def test_a_real_history_of_one_or_several_seeds_and_of_one_update():
+    config = trpo_jax.TRPOConfig(num_envs=4, num_steps=64, hidden_sizes=(16,))
+    agent = trpo_jax.make_trpo(trpo_jax.make_env("CartPole-v1"), config)
+    hparams = trpo_jax.HParams()
+    states = jax.vmap(agent.init)(jax.random.split(jax.random.key(0), 2))
+    _, history = jax.vmap(lambda s: agent.train(s, hparams, num_updates=6))(states)
+    both = trpo_jax.diagnose(history, config)
+    assert isinstance(both, Diagnosis)
+    assert (both.num_seeds, both.num_updates, both.severe) == (2, 6, False)
+    first = jax.tree.map(lambda leaf: leaf[0], history)
+    assert trpo_jax.diagnose(first, config, hparams).num_seeds == 1
+    one = jax.tree.map(lambda leaf: leaf[0, :1], history)
+    assert not trpo_jax.diagnose(one, config, hparams).severe
+    with pytest.raises(ValueError, match="updates"):
+        trpo_jax.diagnose(jax.tree.map(lambda leaf: leaf[0, 0], history), config)
+
+
+@pytest.mark.parametrize("fault", ["stale_batches", "dying_units", "exploding_rewards"])
+def test_a_fault_that_is_injected_is_named(fault, monkeypatch):
+    """A miniature of benchmarks/doctor.py, which has all faults and several environments."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    sys.modules.pop("doctor", None)
+    import doctor
+
+    small = trpo_jax.get_preset("CartPole-v1")
+    small = small._replace(config=small.config.replace(num_steps=64, value_epochs=4))
+    monkeypatch.setattr(trpo_jax, "get_preset", lambda _: small)
+    case = getattr(doctor, fault)("CartPole-v1", 1, 16)
+    assert doctor.main_findings(case) == [case.fault]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("doctor") / "run"
+    steps = ["--total-steps", str(6 * BATCH_SIZE), "--checkpoint-every", "4"]
+    small = [*SMALL, "--num-seeds", "2"]
+    assert main(["train", *small, *steps, "--out", str(directory), "--cg-iterations", "1"]) == 0
+    return directory
+
+
+def test_the_command_prints_and_its_exit_code_tells(run, capsys):
+    code = main(["doctor", str(run), "--json"])
+    content = json.loads(capsys.readouterr().out)
+    assert code == int(content["severe"])
+    assert "settings" in [finding["name"] for finding in content["findings"]]
+
+
+def test_the_dump_is_what_the_update_learned_from(run, tmp_path, capsys):
+    """The metrics of the same update follow from it."""
+    assert main(["doctor", str(run), "--dump", str(tmp_path), "--update", "6"]) in (0, 1)
+    capsys.readouterr()
+    advantages = np.load(tmp_path / "advantages.npy")
+    losses = np.load(tmp_path / "vf_loss.npy")
+    assert advantages.shape == losses.shape == (2, BATCH_SIZE)
+    histories = load_run(run).histories()
+    for seed, history in enumerate(histories):
+        np.testing.assert_allclose(advantages[seed].mean(), history["advantage_mean"][5], rtol=1e-4)
+        np.testing.assert_allclose(advantages[seed].std(), history["advantage_std"][5], rtol=1e-4)
+        np.testing.assert_allclose(losses[seed].mean(), history["value_loss_before"][5], rtol=1e-4)
+    batch = np.load(tmp_path / "batch.npz")
+    assert batch["obs"].shape == (2, BATCH_SIZE, 4)
+    assert main(["doctor", str(run), "--dump", str(tmp_path), "--update", "7"]) == 2
+    assert "update=7" in capsys.readouterr().err
+
+
+def test_every_metric_and_every_rule_is_documented():
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    for name in trpo_jax.UpdateMetrics.__annotations__:
+        assert f"`{name}`" in text, name
+    for name in trpo_jax.Alarms.__annotations__:
+        assert f"`alarm_{name}`" in text, name
+    for rule in _RULES:
+        assert f"`{rule.__name__}`" in text, rule.__name__
