@@ -15,6 +15,13 @@ from rich.console import Console
 from trpo_jax.envs import make_env
 from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments.checkpoints import Checkpoints
+from trpo_jax.experiments.chunks import (
+    MAX_CHUNK,
+    Update,
+    make_advance,
+    one_lane,
+    seed_lanes,
+)
 from trpo_jax.experiments.display import ProgressDisplay
 from trpo_jax.experiments.evaluation import Evaluations, Summary, evaluate_state
 from trpo_jax.experiments.loggers import (
@@ -30,8 +37,6 @@ from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS
 from trpo_jax.learner.monitoring import UpdateMetrics
 from trpo_jax.learner.trpo import Agent, make_trpo
 
-MAX_CHUNK = 100
-"""Updates between two visits of the host, at most."""
 _SECONDS_PER_CHECKPOINT = 10.0
 _MAX_EVALUATIONS = 10
 _EVALUATION_SHARE = 0.1
@@ -128,42 +133,18 @@ def state_at(run: Run, agent: Agent, updates: int) -> Any:
             state = checkpoints.restore(done, initial_state(agent, run.spec))
         else:
             state = initial_state(agent, run.spec)
-    advance = make_advance(agent, run.spec)
+    advance = make_advance(make_lanes(agent, run.spec))
+    hparams = run.spec.hparams.as_arrays()
     while done < updates:
         count = min(MAX_CHUNK, updates - done)
-        state, _ = advance(state, jnp.int32(count))
+        state, _ = advance(state, hparams, jnp.int32(count))
         done += count
     return state
 
 
-def make_advance(agent: Agent, spec: RunSpec) -> Any:
-    """(state, count) -> (state, history [seeds, MAX_CHUNK, ...]), of which `count` are filled.
-
-    The number of updates is an argument of one compiled program, not a part of it: where the host
-    looks in changes no bit of what is computed.
-    """
-
-    def update(state: Any) -> tuple[Any, UpdateMetrics]:
-        if spec.num_seeds > 1:
-            return jax.vmap(lambda lane: agent.update(lane, spec.hparams))(state)
-        state, metrics = agent.update(state, spec.hparams)
-        return state, jax.tree.map(lambda leaf: leaf[None], metrics)
-
-    @jax.jit
-    def advance(state: Any, count: Any) -> tuple[Any, UpdateMetrics]:
-        empty = jax.tree.map(
-            lambda leaf: jnp.zeros((leaf.shape[0], MAX_CHUNK, *leaf.shape[1:]), leaf.dtype),
-            jax.eval_shape(update, state)[1],
-        )
-
-        def body(i: Any, carried: tuple[Any, UpdateMetrics]) -> tuple[Any, UpdateMetrics]:
-            state, history = carried
-            state, metrics = update(state)
-            return state, jax.tree.map(lambda all, one: all.at[:, i].set(one), history, metrics)
-
-        return jax.lax.fori_loop(0, count, body, (state, empty))
-
-    return advance
+def make_lanes(agent: Agent, spec: RunSpec) -> Update:
+    """The update of all seeds of a run."""
+    return seed_lanes(agent) if spec.num_seeds > 1 else one_lane(agent)
 
 
 def enable_compilation_cache() -> None:
@@ -205,14 +186,16 @@ class _Session:
         with ProgressDisplay(
             self.console, self.total, spec.config.batch_size, spec.num_seeds, self.done
         ) as display:
-            advance = make_advance(self.agent, spec).lower(self.state, jnp.int32(1)).compile()
+            hparams = spec.hparams.as_arrays()
+            program = make_advance(make_lanes(self.agent, spec))
+            advance = program.lower(self.state, hparams, jnp.int32(1)).compile()
             self.evaluations.compile(self.state, self.eval_every)
             self._saved_at = time.monotonic()
             unlogged: tuple[UpdateMetrics, int] | None = None
             while self.done < self.total and not stop():
                 count = pace.chunk(self._next_visit() - self.done)
                 with pace.timing(count):
-                    state, history = advance(self.state, jnp.int32(count))
+                    state, history = advance(self.state, hparams, jnp.int32(count))
                     self._log(unlogged)
                     history = jax.tree.map(
                         lambda leaf, n=count: leaf[:, :n], jax.device_get(history)
@@ -305,10 +288,6 @@ def evaluation_interval(run: Run, total: int) -> int:
     affordable = _EVALUATION_SHARE * total * spec.config.num_steps
     number = int(affordable / (env.max_episode_steps or DEFAULT_MAX_STEPS))
     return -(-total // max(2, min(number, _MAX_EVALUATIONS)))
-
-
-def _first_updates(history: UpdateMetrics, count: int) -> UpdateMetrics:
-    return jax.tree.map(lambda leaf: leaf[:, :count], history)
 
 
 def _make_loggers(run: Run, done: int) -> list[Logger]:

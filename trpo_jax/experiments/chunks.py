@@ -1,0 +1,66 @@
+"""Updates between two visits of the host: one compiled program for any number of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from trpo_jax.config import HParams
+from trpo_jax.learner.monitoring import UpdateMetrics
+from trpo_jax.learner.trpo import Agent
+
+MAX_CHUNK = 100
+"""Updates between two visits, at most."""
+
+Update = Callable[[Any, HParams], tuple[Any, UpdateMetrics]]
+"""(states, hparams) -> (states, metrics [lanes, ...])."""
+
+
+def one_lane(agent: Agent) -> Update:
+    """The update of a single state."""
+
+    def update(state: Any, hparams: HParams) -> tuple[Any, UpdateMetrics]:
+        state, metrics = agent.update(state, hparams)
+        return state, jax.tree.map(lambda leaf: leaf[None], metrics)
+
+    return update
+
+
+def seed_lanes(agent: Agent) -> Update:
+    """States side by side with the same hyperparameters."""
+    return jax.vmap(agent.update, in_axes=(0, None))
+
+
+def setting_lanes(agent: Agent) -> Update:
+    """States side by side, each with its own hyperparameters."""
+    return jax.vmap(agent.update)
+
+
+def make_advance(update: Update) -> Any:
+    """(state, hparams, count) -> (state, history [lanes, MAX_CHUNK, ...]), `count` of it filled.
+
+    The number of updates is an argument of one compiled program, not a part of it: where the host
+    looks in changes no bit of what is computed.
+    """
+
+    @jax.jit
+    def advance(state: Any, hparams: HParams, count: jax.Array) -> tuple[Any, UpdateMetrics]:
+        empty = jax.tree.map(
+            lambda leaf: jnp.zeros((leaf.shape[0], MAX_CHUNK, *leaf.shape[1:]), leaf.dtype),
+            jax.eval_shape(update, state, hparams)[1],
+        )
+
+        def body(i: Any, carried: tuple[Any, UpdateMetrics]) -> tuple[Any, UpdateMetrics]:
+            state, history = carried
+            state, metrics = update(state, hparams)
+            return state, jax.tree.map(lambda all, one: all.at[:, i].set(one), history, metrics)
+
+        return jax.lax.fori_loop(0, count, body, (state, empty))
+
+    return advance
+
+
+def first_updates(history: UpdateMetrics, count: int) -> UpdateMetrics:
+    """The filled part of a history."""
+    return jax.tree.map(lambda leaf: leaf[:, :count], history)
