@@ -17,6 +17,7 @@ import numpy as np
 import report
 
 import trpo_jax
+from trpo_jax.learner.trpo import build_agent
 
 BACKENDS = ("generalized", "spring", "positional", "mjx")
 CONFIG = trpo_jax.TRPOConfig(num_envs=4, num_steps=16)
@@ -147,7 +148,7 @@ def describe(space) -> str:
 
 def forget() -> None:
     """Free compiled programs: some hundred of them do not fit into memory together."""
-    trpo_jax.make_trpo.cache_clear()
+    build_agent.cache_clear()
     jax.clear_caches()
 
 

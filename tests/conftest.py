@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from trpo_jax.learner.objective import make_objective
-from trpo_jax.learner.trpo import make_trpo
+from trpo_jax.learner.trpo import build_agent
 from trpo_jax.learner.types import Batch
 from trpo_jax.policies.networks import (
     Body,
@@ -71,6 +71,6 @@ def forget_compiled_programs():
     """
     yield
     jax.config.update("jax_compilation_cache_dir", None)
-    make_trpo.cache_clear()
+    build_agent.cache_clear()
     jax.clear_caches()
     gc.collect()

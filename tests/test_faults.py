@@ -77,7 +77,8 @@ def test_every_step_invalid_changes_nothing():
     after, history = agent.train(before, num_updates=3)
     np.testing.assert_array_equal(history.valid_fraction, 0)
     assert not np.asarray(history.accepted).any()
-    for name in ("policy_params", "obs_statistics", "return_statistics"):
+    kept = ("policy_params", "value_params", "value_opt_state")
+    for name in (*kept, "obs_statistics", "return_statistics"):
         for old, new in zip(
             jax.tree.leaves(getattr(before, name)),
             jax.tree.leaves(getattr(after, name)),

@@ -317,6 +317,34 @@ def test_mistake_12_steps_that_are_not_valid_do_not_count(agent, collected):
         np.testing.assert_allclose(one, other, rtol=1e-4, err_msg=name)
 
 
+def test_mistake_12_the_advantage_recursion_ends_at_a_step_that_is_not_valid(agent, collected):
+    """By a loop in NumPy: an invalid step gives nothing and passes nothing on."""
+    state, trajectory = collected
+    valid = np.ones((64, 4), bool)
+    valid[[3, 20, 50], [0, 1, 2]] = False
+    hparams = HParams()
+    data = trajectory.replace(valid=jnp.asarray(valid))
+    prepared = prepare_batch(
+        state, data, hparams, policy=agent.policy, critic=agent.critic, config=CONFIG
+    )
+    value = np.asarray(agent.critic.apply(state.value_params, trajectory.obs))
+    next_value = np.asarray(agent.critic.apply(state.value_params, trajectory.next_obs))
+    reward, end = np.asarray(trajectory.reward), np.asarray(trajectory.terminated)
+    done = end | np.asarray(trajectory.truncated)
+    expected = np.zeros((64, 4))
+    for n in range(4):
+        following = 0.0
+        for t in reversed(range(64)):
+            if not valid[t, n]:
+                following = 0.0
+                continue
+            delta = reward[t, n] + hparams.gamma * next_value[t, n] * (1 - end[t, n]) - value[t, n]
+            carry = hparams.gamma * hparams.gae_lambda * following * (1 - done[t, n])
+            following = expected[t, n] = delta + carry
+    raw = np.asarray(prepared.raw_advantage).reshape(64, 4)
+    np.testing.assert_allclose(raw[valid], expected[valid], rtol=1e-4, atol=1e-5)
+
+
 class Clock(trpo_jax.Environment):
     """Shows the time; ends after three steps, by time limit or by termination."""
 

@@ -120,10 +120,21 @@ def test_examples_of_weight_zero_do_not_count():
     np.testing.assert_allclose(info.loss_after, mse(adam_by_hand(4, weight), weight), rtol=1e-4)
 
 
-def test_no_weight_at_all_changes_no_parameter():
-    params, _, info = fit(weight=np.zeros(BATCH, np.float32), epochs=3)
-    np.testing.assert_array_equal(params["w"], PARAMS["w"])
+def test_no_weight_at_all_changes_nothing_of_a_warm_optimiser():
+    """Its momentum alone would move the parameters."""
+    kwargs = {"apply": apply, "learning_rate": RATE, "num_epochs": 3, "minibatch_size": BATCH}
+    run = jax.jit(
+        lambda params, state, weight: fit_value(
+            jax.random.key(0), params, state, obs=jnp.asarray(OBS), target=jnp.asarray(TARGET),
+            weight=weight, **kwargs,
+        )
+    )  # fmt: skip
+    warm = run(PARAMS, init_value_optimizer(PARAMS), jnp.asarray(WEIGHT))[:2]
+    *after, info = run(*warm, jnp.zeros(BATCH))
+    assert not info.accepted
     assert np.isfinite(info.loss_after)
+    for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(warm), strict=True):
+        np.testing.assert_array_equal(new, old)
 
 
 def test_zero_epochs_change_nothing():

@@ -9,6 +9,7 @@ from .envs import (
     make_env,
 )
 from .experiments.doctor import Diagnosis, Finding, diagnose
+from .experiments.sweep import SweepResult, sweep
 from .learner import (
     Agent,
     Alarms,
@@ -65,6 +66,7 @@ __all__ = [
     "Preset",
     "RunningStatistics",
     "StepStatus",
+    "SweepResult",
     "TRPOConfig",
     "TrainState",
     "Trajectory",
@@ -85,5 +87,6 @@ __all__ = [
     "make_env",
     "make_trpo",
     "rollout",
+    "sweep",
     "trust_region_step",
 ]

@@ -27,6 +27,7 @@ from trpo_jax.presets import DEFAULT, get_preset, list_presets
 
 if TYPE_CHECKING:
     from trpo_jax.experiments.run_directory import Run, RunOptions
+    from trpo_jax.experiments.sweep_run import SweepSpec
     from trpo_jax.learner.trpo import Agent
 
 _USAGE = """\
@@ -34,6 +35,7 @@ usage: trpo-jax COMMAND …
 
   train ENV     train a policy; `trpo-jax train ENV --help` shows all settings, with the defaults
                 that are tuned for ENV; `trpo-jax train --resume RUN` goes on with a run
+  sweep ENV     train a grid of hyperparameters, or random ones, side by side
   evaluate RUN  play episodes with a trained policy
   plot RUN …    draw the pictures of one or several runs
   render RUN    write an episode to watch
@@ -82,6 +84,65 @@ class TrainArguments:
     """Arguments of the environment as NAME=VALUE, such as backend=spring episode_length=500."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Swept:
+    """Values of hyperparameters: one field for each of `HParams`."""
+
+    max_kl: tuple[float, ...] = ()
+    """Values of max_kl, or its two bounds with --random."""
+    gamma: tuple[float, ...] = ()
+    """Values of gamma, or its two bounds with --random."""
+    gae_lambda: tuple[float, ...] = ()
+    """Values of gae_lambda, or its two bounds with --random."""
+    cg_damping: tuple[float, ...] = ()
+    """Values of cg_damping, or its two bounds with --random."""
+    cg_tol: tuple[float, ...] = ()
+    """Values of cg_tol, or its two bounds with --random."""
+    backtrack_factor: tuple[float, ...] = ()
+    """Values of backtrack_factor, or its two bounds with --random."""
+    accept_ratio: tuple[float, ...] = ()
+    """Values of accept_ratio, or its two bounds with --random."""
+    entropy_coef: tuple[float, ...] = ()
+    """Values of entropy_coef, or its two bounds with --random."""
+    value_learning_rate: tuple[float, ...] = ()
+    """Values of value_learning_rate, or its two bounds with --random."""
+
+
+_NOTHING_SWEPT = Swept()
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepArguments:
+    """Train every combination of some hyperparameters' values, each with several seeds, as one
+    program; for example --max-kl 0.003 0.01 0.03 --gae-lambda 0.9 0.95 --seeds 8. The best of them
+    becomes a run in BEST, the directory `best` of the sweep."""
+
+    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")] = ""
+    """Environment id."""
+    swept: tyro.conf.OmitArgPrefixes[Swept] = _NOTHING_SWEPT
+    config: tyro.conf.OmitArgPrefixes[TRPOConfig] = DEFAULT.config
+    seeds: int = 4
+    """Seeds of each setting."""
+    seed: int = 0
+    """The first seed."""
+    random: int | None = None
+    """Draw so many settings at random, between the two values given for each hyperparameter."""
+    halving: tuple[float, ...] = ()
+    """Shares of the training after which the worse half of the settings is dropped."""
+    max_parallel: int | None = None
+    """Trainings side by side at most. By default as many as fit into memory."""
+    total_steps: int = DEFAULT.total_steps
+    """Environment steps of each training, rounded up to whole updates."""
+    eval_episodes: int = 64
+    """Episodes of the evaluation at the end, per training."""
+    out: Path | None = None
+    """Directory of the sweep, new or empty. By default runs/sweep-ENV-DATE-TIME."""
+    resume: Path | None = None
+    """Go on with the sweep in this directory."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of the environment as NAME=VALUE."""
+
+
 RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
@@ -97,6 +158,8 @@ class EvaluateArguments:
     """Draw the actions from the policy, as in training, instead of taking its mode."""
     checkpoint: str = "last"
     """Which state: last, best, or the number of updates of a checkpoint."""
+    best: bool = False
+    """RUN is a sweep: evaluate its best training."""
     json: bool = False
     """Print JSON."""
 
@@ -321,10 +384,71 @@ def _require_same_settings(given: TrainArguments, before: TrainArguments) -> Non
                 )
 
 
+def _sweep(argv: list[str]) -> int:
+    preset = get_preset(next((word for word in argv if _has_preset(word)), ""))
+    default = SweepArguments(config=preset.config, total_steps=preset.total_steps)
+    arguments = _parse(SweepArguments, argv, "trpo-jax sweep", default)
+    from trpo_jax.experiments import run_directory, runner, sweep_run
+
+    if arguments.resume is not None:
+        path, spec = arguments.resume, sweep_run.load_sweep(arguments.resume)
+    else:
+        spec = _sweep_spec(arguments, preset.hparams)
+        name = f"sweep-{arguments.env}"
+        path = run_directory.create_directory(
+            arguments.out or run_directory.default_directory(name)
+        )
+        sweep_run.write_sweep(path, spec)
+    runner.enable_compilation_cache()
+    console = Console()
+    result = sweep_run.run_sweep(path, spec, console)
+    console.print(sweep_run.results_table(result))
+    console.print(f"sweep directory: {path}", highlight=False, soft_wrap=True)
+    console.print(f"best run: {path / run_directory.BEST}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _sweep_spec(arguments: SweepArguments, hparams: HParams) -> "SweepSpec":
+    """What is to be swept; raises `ValueError` if environment or settings cannot work."""
+    from trpo_jax.envs import make_env
+    from trpo_jax.experiments import sweep, sweep_run
+    from trpo_jax.learner.trpo import make_trpo
+
+    if not arguments.env:
+        raise ValueError("ENV is missing; `trpo-jax envs` lists the environments there are")
+    for name in ("seeds", "total_steps", "eval_episodes", "max_parallel", "random"):
+        _require_at_least(arguments, name, 1)
+    axes = {name: values for name, values in vars(arguments.swept).items() if values}
+    if not axes:
+        raise ValueError("nothing to sweep; give values, such as --max-kl 0.003 0.01 0.03")
+    if arguments.random is None:
+        settings = sweep.grid(axes)
+    else:
+        settings = sweep.random_settings(axes, arguments.random, arguments.seed)
+    for setting in settings:
+        hparams.replace(**setting)
+    env_kwargs = _keywords(arguments.env_args)
+    make_trpo(make_env(arguments.env, **env_kwargs), arguments.config)
+    return sweep_run.SweepSpec(
+        env_id=arguments.env,
+        env_kwargs=env_kwargs,
+        config=arguments.config,
+        hparams=hparams,
+        settings=settings,
+        seed=arguments.seed,
+        num_seeds=arguments.seeds,
+        total_steps=arguments.total_steps,
+        halving=list(arguments.halving),
+        max_parallel=arguments.max_parallel,
+        eval_episodes=arguments.eval_episodes,
+    )
+
+
 def _evaluate(argv: list[str]) -> int:
     arguments = _parse(EvaluateArguments, argv, "trpo-jax evaluate")
     _require_at_least(arguments, "episodes", 1)
-    run, agent, state = _load(arguments.run, arguments.checkpoint)
+    path = arguments.run / "best" if arguments.best else arguments.run
+    run, agent, state = _load(path, arguments.checkpoint)
     from trpo_jax.experiments.evaluation import evaluate_state
 
     summary = evaluate_state(
@@ -430,6 +554,7 @@ def _envs(argv: list[str]) -> int:
 
 _COMMANDS = {
     "train": _train,
+    "sweep": _sweep,
     "evaluate": _evaluate,
     "plot": _plot,
     "render": _render,

@@ -21,9 +21,10 @@ def _at_least(bound: int) -> tuple[Callable[[Any], Any], str]:
     return lambda value: value >= bound, f"a whole number >= {bound}"
 
 
-_POSITIVE = (lambda x: np.isfinite(x) & (x > 0), "a finite number > 0")
+_POSITIVE = (lambda x: np.isfinite(x) & (np.float32(x) > 0), "a finite number > 0 (in float32)")
 _NON_NEGATIVE = (lambda x: np.isfinite(x) & (x >= 0), "a finite number >= 0")
 _UNIT = (lambda x: (x >= 0) & (x <= 1), "a number in [0, 1]")
+_BELOW_ONE = (lambda x: (x >= 0) & (x < 1), "a number in [0, 1)")
 _OPEN_UNIT = (lambda x: (x > 0) & (x < 1), "a number strictly between 0 and 1")
 
 
@@ -78,7 +79,8 @@ class TRPOConfig:
     value_epochs: int = _setting(10, "passes of the value regression per update", *_at_least(0))
     value_minibatch_size: int | None = _setting(
         None,
-        "examples per step of the value fit; none takes the divisor of the batch nearest to 128",
+        "examples per step of the value fit; none takes the divisor of the batch nearest to 128, "
+        "but at least 32",
         lambda size: size is None or size >= 1,
         "None or a whole number >= 1",
     )
@@ -114,7 +116,10 @@ class TRPOConfig:
     @property
     def minibatch_size(self) -> int:
         """Examples per gradient step of the value fit; always divides the batch."""
-        return self.value_minibatch_size or _divisors(self.batch_size, 128)[0]
+        if self.value_minibatch_size:
+            return self.value_minibatch_size
+        usable = [size for size in _divisors(self.batch_size, 128) if size >= 32]
+        return usable[0] if usable else self.batch_size
 
     def replace(self, **changes) -> Self:
         """A copy with some fields changed, validated again."""
@@ -135,7 +140,7 @@ class HParams:
     gamma: float = _setting(0.99, "discount γ", *_UNIT)
     gae_lambda: float = _setting(0.95, "λ of generalised advantage estimation", *_UNIT)
     cg_damping: float = _setting(0.1, "multiple of the identity added to H", *_NON_NEGATIVE)
-    cg_tol: float = _setting(1e-8, "conjugate gradients stop at ‖r‖ ≤ tol · ‖g‖", *_NON_NEGATIVE)
+    cg_tol: float = _setting(1e-8, "conjugate gradients stop at ‖r‖ ≤ tol · ‖g‖", *_BELOW_ONE)
     backtrack_factor: float = _setting(0.8, "shrinkage β of the line search", *_OPEN_UNIT)
     accept_ratio: float = _setting(
         0.0, "least share of the predicted improvement that a step must achieve", *_UNIT
@@ -164,6 +169,8 @@ class HParams:
     @classmethod
     def stack(cls, settings: Sequence["HParams"]) -> "HParams":
         """One `HParams` whose fields have a leading axis, ready for `vmap` over the settings."""
+        if not settings:
+            raise ValueError("settings=[] is empty; stack at least one HParams")
         return jax.tree.map(lambda *leaves: jnp.stack([jnp.float32(x) for x in leaves]), *settings)
 
     def as_arrays(self) -> "HParams":
@@ -213,6 +220,12 @@ def _check_type(name: str, value: Any, hint: Any):
         raise ValueError(f"{name}={value!r} must be a tuple of whole numbers, such as (64, 64)")
 
 
+def require_whole_number(name: str, value: Any, smallest: int = 1) -> None:
+    """Raise `ValueError` unless `value` is a whole number, at least the smallest allowed."""
+    if not _is_whole_number(value) or value < smallest:
+        raise ValueError(f"{name}={value!r} must be a whole number >= {smallest}")
+
+
 def _is_whole_number(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
@@ -225,5 +238,6 @@ def _check_value(spec: dataclasses.Field, value: Any, shown: Any = None):
 
 def _divisors(number: int, wanted: int) -> list[int]:
     """The divisors of a number, those nearest in ratio to the wanted one first."""
-    divisors = [size for size in range(1, number + 1) if number % size == 0]
+    small = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
+    divisors = {*small, *(number // size for size in small)}
     return sorted(divisors, key=lambda size: abs(math.log(size / wanted)))

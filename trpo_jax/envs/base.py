@@ -139,19 +139,20 @@ def step_batch(
     """Step N environments with keys [N], without reset.
 
     Observations and rewards come back as float32, flags as bool, `truncated` only where the
-    episode has not terminated. An environment whose observation is not finite is truncated: a
-    simulation that blew up starts again instead of poisoning the rest of the run.
+    episode has not terminated. An environment whose observation or reward is not finite is
+    truncated: a simulation that blew up starts again instead of poisoning the rest of the run.
     """
     next_states, step = jax.vmap(env.step)(keys, states, actions)
     next_states = jax.tree.map(_like, states, next_states)
     obs = jnp.asarray(step.obs, jnp.float32)
     terminated = jnp.asarray(step.terminated, bool)
-    broken = ~jnp.all(jnp.isfinite(obs.reshape(obs.shape[0], -1)), axis=-1)
+    reward = jnp.asarray(step.reward, jnp.float32)
+    finite = jnp.all(jnp.isfinite(obs.reshape(obs.shape[0], -1)), axis=-1) & jnp.isfinite(reward)
     return next_states, EnvStep(
         obs=obs,
-        reward=jnp.asarray(step.reward, jnp.float32),
+        reward=reward,
         terminated=terminated,
-        truncated=(jnp.asarray(step.truncated, bool) | broken) & ~terminated,
+        truncated=(jnp.asarray(step.truncated, bool) | ~finite) & ~terminated,
     )
 
 

@@ -18,7 +18,8 @@ def make_env(env: Any, /, **kwargs) -> Environment:
     (`env_params=…` sets its parameters); a brax-style object (`episode_length=…`); or an
     `Environment`, which is returned as it is. Keywords: `env_params` (gymnax; a dict of fields
     will do), `episode_length`, `action_repeat`, `backend` (brax), and whatever the class takes.
-    The same call returns the same object, so that nothing is compiled twice.
+    The same id with the same keywords gives the same object, so that nothing is compiled twice;
+    with a dict or an object among the arguments every call makes a new one: keep it.
     Raises `ValueError` for an unknown id, with near matches.
     """
     if isinstance(env, Environment):

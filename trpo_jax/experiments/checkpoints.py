@@ -32,7 +32,7 @@ class Checkpoints:
         """Write a state, in the background. Raises `ValueError` if an earlier one failed."""
         import orbax.checkpoint as ocp
 
-        stored = jax.tree.map(lambda leaf: np.asarray(_without_key(leaf)), state)
+        stored = to_host(state)
         meta = {"format": _FORMAT, "update": update, "digest": _digest(stored), **(note or {})}
         with self._explained(update):
             self._manager().save(
@@ -92,7 +92,7 @@ class Checkpoints:
             )
         if _digest(stored) != meta["digest"] or not _same_kind(stored, template):
             raise ValueError(f"checkpoint={path} is damaged: its content is not what was written")
-        return jax.tree.map(_with_key, stored, like)
+        return from_host(stored, like)
 
     def restore_newest(self, like: Any, warn: Callable[[str], None]) -> tuple[int, Any] | None:
         """The newest state that can be read, with its number of updates; None if there are none.
@@ -147,6 +147,16 @@ class Checkpoints:
                 f"{what} could not be written to {self._directory}: {_first_line(error)}; those "
                 f"that were there are untouched"
             ) from None
+
+
+def to_host(state: Any) -> Any:
+    """All leaves as NumPy arrays; random keys as their data."""
+    return jax.tree.map(lambda leaf: np.asarray(_without_key(leaf)), state)
+
+
+def from_host(stored: Any, like: Any) -> Any:
+    """What `to_host` was given; `like` says which leaves are random keys."""
+    return jax.tree.map(_with_key, stored, like)
 
 
 def _digest(stored: Any) -> str:

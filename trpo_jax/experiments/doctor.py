@@ -29,7 +29,10 @@ IDLE_FIT = 0.97
 POOR_CRITIC = 0.5
 """Explained variance below which an idle fit is not merely done."""
 WRONG_MODEL = 5.0
-"""Median KL of the first candidate, as a multiple of δ, above which the quadratic model is off."""
+"""KL of the first candidate, as a multiple of δ, above which the quadratic model is off."""
+STRETCHED_MODEL = 1.3
+"""The same, above which it is stretched. Healthy presets 0.5–0.9; a singular one without damping
+1.5–2.1."""
 OFTEN = 0.2
 """Share of updates that counts as often."""
 MOSTLY = 0.5
@@ -42,6 +45,8 @@ COLLAPSED_LOG_STD = 2.0
 """Nats per action dimension lost since the start, the same for continuous actions."""
 CLEAR_TREND = 0.5
 """Rank correlation of return and update that counts as a trend."""
+ENOUGH_RETURNS = 8
+"""Fewer do not tell a change of the return from noise."""
 FLAT = 1e-7
 """Deviation of raw advantages, relative to their size, that is no signal."""
 _SHOWN_UPDATES = 5
@@ -106,6 +111,11 @@ class Case:
 
     def __getitem__(self, name: str) -> np.ndarray:
         return np.asarray(self.history[name])
+
+    @property
+    def returns(self) -> np.ndarray:
+        """The returns of those updates in which episodes ended."""
+        return self["episode_return"][self["num_episodes"] > 0]
 
     def median(self, values: np.ndarray) -> float:
         """Median of the finite values; NaN if there are none."""
@@ -271,7 +281,7 @@ def no_signal(case: Case) -> Finding | None:
 def dead_units(case: Case) -> Finding | None:
     """M6, D4: units that answer to no input."""
     shares = np.nan_to_num(case["inactive_units"])
-    worst = shares.max(axis=1)
+    worst = shares.max(axis=1, initial=0)
     late = float(np.median(worst[-max(1, len(worst) // 4) :]))
     if late <= 0.1:
         return None
@@ -293,18 +303,22 @@ def singular_curvature(case: Case) -> Finding | None:
     broken = case["cg_breakdown"] | np.isin(case["status"], (2, 3))
     first = case["candidate_kls"][:, 0] / float(np.min(case.hparams.max_kl))
     spikes = (first > WRONG_MODEL) | case["alarm_kl_spike"]
-    if broken.mean() <= 0.05 and spikes.mean() <= OFTEN:
+    wrong = broken.mean() > 0.05 or spikes.mean() > OFTEN
+    typical = case.median(first)
+    if not wrong and not typical > STRETCHED_MODEL:
         return None
     evidence = [
         f"conjugate gradients broke down in {broken.mean():.0%} of the updates",
-        f"the full step had more than {WRONG_MODEL:g} δ of KL in {spikes.mean():.0%}",
+        f"the full step had {typical:.2g} δ of KL (median), and more than {WRONG_MODEL:g} δ in "
+        f"{spikes.mean():.0%}",
     ]
     damping = float(np.min(case.hparams.cg_damping))
     more = max(2 * damping, 0.1)
     return Finding(
-        "singular_curvature", "D2", "severe", "the curvature is singular or the step too long",
+        "singular_curvature", "D2", "severe" if wrong else "warning",
+        "the curvature is singular or the step too long",
         f"{'; '.join(evidence)}; damping is {damping:g}",
-        case.updates(broken | spikes),
+        case.updates(broken | spikes if wrong else first > STRETCHED_MODEL),
         ("too little damping for a Fisher matrix that is nearly singular",
          "float32 is not enough for so ill-conditioned a system",
          "a trust region in which the quadratic model does not hold"),
@@ -372,7 +386,7 @@ def failed_value_fit(case: Case) -> Finding | None:
 
 def entropy_collapse(case: Case) -> Finding | None:
     """D4, M5: the policy became nearly deterministic without having become better."""
-    entropy, returns = case["entropy"], case["episode_return"]
+    entropy, returns = case["entropy"], case.returns
     lost = entropy[0] - entropy[-1]
     dimensions = _num_dimensions(case)
     if case.continuous or (case.continuous is None and entropy[-1] < 0):
@@ -381,10 +395,11 @@ def entropy_collapse(case: Case) -> Finding | None:
         collapsed = entropy[-1] < COLLAPSED_ENTROPY * entropy[0]
     locking = case["alarm_locking_in"]
     improved = _late(returns) > _early(returns) + _spread(returns)
-    if not collapsed or (improved and locking.mean() < OFTEN):
+    collapses = collapsed and not (improved and locking.mean() < OFTEN)
+    if not collapses and (improved or locking.mean() <= MOSTLY):
         return None
     return Finding(
-        "entropy_collapse", "D4", "severe", "the policy became nearly deterministic too early",
+        "entropy_collapse", "D4", "severe", "the policy becomes deterministic too early",
         f"entropy fell from {entropy[0]:.2f} to {entropy[-1]:.2f} nats while the return went from "
         f"{_early(returns):.4g} to {_late(returns):.4g}; it fell sharply at a high KL in "
         f"{locking.mean():.0%} of the updates",
@@ -398,7 +413,7 @@ def entropy_collapse(case: Case) -> Finding | None:
 
 def biased_advantages(case: Case) -> Finding | None:
     """D3: the surrogate rises and the return falls."""
-    returns = case["episode_return"]
+    returns = case.returns
     gained = case["accepted"] & (case["improvement"] > 0)
     falls = _late(returns) < _early(returns) - _spread(returns)
     if gained.mean() < MOSTLY or not falls or _trend(returns) > -CLEAR_TREND:
@@ -419,7 +434,7 @@ def biased_advantages(case: Case) -> Finding | None:
 
 def collapse(case: Case) -> Finding | None:
     """M7: the return was lost again."""
-    returns = case["episode_return"]
+    returns = case.returns
     drops = case["alarm_return_drop"]
     best, late, early = _best(returns), _late(returns), _early(returns)
     if not np.isfinite(best + late + early) or best - early <= _spread(returns):
@@ -556,30 +571,35 @@ def _merge(findings: list[Finding], num_seeds: int) -> Finding:
 
 
 def _early(returns: np.ndarray) -> float:
-    """Return at the start: mean of the first tenth that has episodes."""
+    """Return at the start: mean of the first tenth, of three at least."""
     finite = returns[np.isfinite(returns)]
-    return float(finite[: max(1, finite.size // 10)].mean()) if finite.size else float("nan")
+    return float(finite[: _width(finite)].mean()) if finite.size else float("nan")
 
 
 def _late(returns: np.ndarray) -> float:
-    """Return at the end: mean of the last tenth."""
+    """Return at the end: mean of the last tenth, of three at least."""
     finite = returns[np.isfinite(returns)]
-    return float(finite[-max(1, finite.size // 10) :].mean()) if finite.size else float("nan")
+    return float(finite[-_width(finite) :].mean()) if finite.size else float("nan")
 
 
 def _best(returns: np.ndarray) -> float:
-    """Highest mean over a tenth of the updates in a row."""
+    """Highest mean over a tenth of the returns in a row, over three at least."""
     finite = returns[np.isfinite(returns)]
     if not finite.size:
         return float("nan")
-    width = max(1, finite.size // 10)
+    width = _width(finite)
     return float(np.convolve(finite, np.ones(width) / width, mode="valid").max())
 
 
+def _width(returns: np.ndarray) -> int:
+    """How many returns are averaged; a single one is too noisy to judge by."""
+    return min(returns.size, max(3, returns.size // 10))
+
+
 def _spread(returns: np.ndarray) -> float:
-    """Twice the noise of the return: what it jumps from one update to the next."""
+    """Twice the noise of the return: what it jumps from one update to the next; ∞ for too few."""
     finite = returns[np.isfinite(returns)]
-    if finite.size < 3:
+    if finite.size < ENOUGH_RETURNS:
         return float("inf")
     return float(2 * np.median(np.abs(np.diff(finite))) / 0.95)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_jax.envs.base import Box, Environment
+from trpo_jax.envs.base import Box, Environment, reset_batch, step_batch
 from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS
 from trpo_jax.learner.trpo import Agent
 from trpo_jax.learner.types import TrainState
@@ -43,7 +43,7 @@ class Episode(NamedTuple):
     """One episode, step by step; T steps."""
 
     states: Any
-    """States of the environment before each step, [T, ...]."""
+    """States of the environment, [T + 1, ...]: at the beginning and after each step."""
     obs: np.ndarray
     """[T, *obs_shape]."""
     action: np.ndarray
@@ -57,6 +57,14 @@ class Episode(NamedTuple):
     def length(self) -> int:
         """Number of steps."""
         return len(self.reward)
+
+    def caption(self, t: int) -> str:
+        """Where the episode stands after t steps."""
+        return f"step {t}, return {self.reward[:t].sum():.1f}"
+
+    def evenly(self, max_frames: int) -> list[int]:
+        """Indices of at most so many states, the first and the last among them."""
+        return np.linspace(0, self.length, min(self.length + 1, max_frames)).astype(int).tolist()
 
 
 def render(
@@ -76,12 +84,21 @@ def render(
     `progress` is wrapped around them.
     """
     episode = play(env, agent, state, key, deterministic)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    if _is_a(env, "brax", "BraxEnvironment") and _has_a_body(env):
-        return _write_html(env, episode, stem.with_suffix(".html"))
-    if _has_visualizer(env):
-        return _write_gif(env, episode, stem.with_suffix(".gif"), max_frames, progress)
-    return _write_plot(env, episode, stem.with_suffix(".png"))
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        if _is_a(env, "brax", "BraxEnvironment") and _has_a_body(env):
+            return _write_html(env, episode, _with_suffix(stem, ".html"))
+        if _has_visualizer(env):
+            return _write_gif(env, episode, _with_suffix(stem, ".gif"), max_frames, progress)
+        return _write_plot(env, episode, _with_suffix(stem, ".png"))
+    except OSError as error:
+        raise ValueError(f"out={stem} cannot be written: {error.strerror}") from None
+
+
+def _with_suffix(stem: Path, suffix: str) -> Path:
+    """`stem` may end in a picture's suffix, which gives way, or in a dot that is none's."""
+    name = stem.stem if stem.suffix in (".html", ".gif", ".png") else stem.name
+    return stem.with_name(name + suffix)
 
 
 def play(
@@ -97,14 +114,13 @@ def play(
             env_state, obs = carried
             action_key, step_key = jax.random.split(key)
             action = agent.act(state, action_key, obs, deterministic=deterministic)
-            following, step = env.step(step_key, env_state, action)
-            next_obs = jnp.asarray(step.obs, jnp.float32)
-            ends = jnp.asarray([step.terminated, step.truncated], bool)
-            return (following, next_obs), (env_state, obs, action, step.reward, ends)
+            env_state, step = step_batch(env, step_key[None], env_state, action)
+            ends = jnp.concatenate([step.terminated, step.truncated])
+            return (env_state, step.obs), (env_state, obs[0], action[0], step.reward[0], ends)
 
-        env_state, obs = env.reset(reset_key)
-        start = env_state, jnp.asarray(obs, jnp.float32)
-        return jax.lax.scan(advance, start, jax.random.split(loop_key, limit))[1]
+        start = reset_batch(env, reset_key[None])
+        _, (states, *rest) = jax.lax.scan(advance, start, jax.random.split(loop_key, limit))
+        return jax.tree.map(_prepend, start[0], states), *rest
 
     states, obs, action, reward, ends = jax.device_get(steps(state))
     over = ends.any(axis=1)
@@ -112,8 +128,13 @@ def play(
     ending = "cut"
     if over.any():
         ending = "terminated" if ends[length - 1, 0] else "truncated"
-    states = jax.tree.map(lambda leaf: leaf[:length], states)
+    states = jax.tree.map(lambda leaf: leaf[: length + 1], states)
     return Episode(states, obs[:length], action[:length], reward[:length], ending)
+
+
+def _prepend(first: jax.Array, later: jax.Array) -> jax.Array:
+    """[1, ...] before [T, 1, ...]: [T + 1, ...]."""
+    return jnp.concatenate([first, later[:, 0]])
 
 
 def _is_a(env: Environment, module: str, name: str) -> bool:
@@ -145,7 +166,7 @@ def _write_html(env: Any, episode: Episode, file: Path) -> Path:
     from brax.io import html
 
     brax_states, _ = episode.states
-    bodies = [_at(brax_states.pipeline_state, t) for t in range(episode.length)]
+    bodies = [_at(brax_states.pipeline_state, t) for t in range(episode.length + 1)]
     system = env.unwrapped.sys.tree_replace({"opt.timestep": env.unwrapped.dt})
     file.write_text(html.render(system, bodies), encoding="utf-8")
     return file
@@ -158,10 +179,9 @@ def _write_gif(
     max_frames: int,
     progress: Callable[[list[int]], Iterator[int]],
 ) -> Path:
-    steps = list(range(0, episode.length, -(-episode.length // max_frames)))
     classic = env.name in _CLASSIC_CONTROL
     draw = _draw_classic_control if classic else _draw_by_visualizer
-    first, *rest = list(draw(env, episode, progress(steps)))
+    first, *rest = list(draw(env, episode, progress(episode.evenly(max_frames))))
     duration = 40 if classic else 100
     first.save(file, save_all=True, append_images=rest, duration=duration, loop=0)
     return file
@@ -175,7 +195,6 @@ def _draw_classic_control(env: Any, episode: Episode, steps: Iterator[int]) -> I
     from gymnax.visualize import vis_gym
     from PIL import Image, ImageDraw
 
-    returns = np.cumsum(episode.reward)
     with contextlib.closing(gymnasium.make(env.name, render_mode="rgb_array")) as drawn:
         drawn.reset()
         inner: Any = drawn.unwrapped
@@ -185,8 +204,7 @@ def _draw_classic_control(env: Any, episode: Episode, steps: Iterator[int]) -> I
             inner.state = vis_gym.get_gym_state(state, env.name)
             inner.last_u = getattr(state, "last_u", None)
             frame = Image.fromarray(np.asarray(drawn.render()))
-            text = f"step {t + 1}, return {returns[t]:.1f}"
-            ImageDraw.Draw(frame).text((8, 8), text, fill="black", font_size=16)
+            ImageDraw.Draw(frame).text((8, 8), episode.caption(t), fill="black", font_size=16)
             yield frame
 
 
@@ -197,15 +215,14 @@ def _draw_by_visualizer(env: Any, episode: Episode, steps: Iterator[int]) -> Ite
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    states = [_at(episode.states, t) for t in range(episode.length)]
-    returns = np.cumsum(episode.reward)
-    visualizer = Visualizer(env.unwrapped, env.params, states, returns)
+    states = [_at(episode.states, t) for t in range(episode.length + 1)]
+    visualizer = Visualizer(env.unwrapped, env.params, states)
     try:
         canvas = FigureCanvasAgg(visualizer.fig)
         visualizer.init()
         for t in steps:
             visualizer.update(t)
-            visualizer.ax.set_title(f"{env.name}, step {t + 1}, return {returns[t]:.1f}")
+            visualizer.ax.set_title(f"{env.name}, {episode.caption(t)}")
             canvas.draw()
             yield Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
     finally:

@@ -172,7 +172,7 @@ def load_run(path: Path) -> Run:
         spec = RunSpec(
             env_id=content["env_id"],
             env_kwargs=content["env_kwargs"],
-            config=TRPOConfig(**_tuples(content["config"])),
+            config=config_from_json(content["config"]),
             hparams=HParams(**content["hparams"]),
             seed=content["seed"],
             num_seeds=content["num_seeds"],
@@ -295,10 +295,12 @@ def _column(values: list[Any]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values])
 
 
-def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+def config_from_json(content: dict[str, Any]) -> TRPOConfig:
+    """A configuration as it was written; JSON knows no tuples."""
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
     }
+    return TRPOConfig(**settings)
 
 
 def _is_run(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trpo_jax.config import TRPOConfig
 from trpo_jax.envs.base import ActionSpace, Box, Environment
@@ -58,6 +59,8 @@ def act(
 
     The mode of the policy if `deterministic`, else a sample.
     """
+    if np.shape(obs)[np.ndim(obs) - len(env.obs_shape) :] != env.obs_shape:
+        raise ValueError(f"obs has shape {np.shape(obs)}; it must end in {env.obs_shape}")
     policy_obs = policy_input(
         state.obs_statistics, jnp.asarray(obs, jnp.float32), config.normalize_observations
     )

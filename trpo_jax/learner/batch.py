@@ -20,7 +20,8 @@ from trpo_jax.policies.networks import Critic, Policy
 from trpo_jax.solver import trees
 
 OFF_POLICY_GAP = 1e-2
-"""Tolerance for |log π_θ(a|s) − log π_old(a|s)| / (1 + |log π_old(a|s)|)."""
+"""Tolerance for |log π_θ(a|s) − log π_old(a|s)| / (1 + |log π_old(a|s)|): wide enough for products
+in reduced precision, since stale data is told by its version; this is for data that was changed."""
 
 
 class PreparedBatch(NamedTuple):
@@ -32,7 +33,7 @@ class PreparedBatch(NamedTuple):
     on_policy_gap: jax.Array
     """Largest relative difference between stored and recomputed log-probabilities."""
     on_policy: jax.Array
-    """bool: whether the gap is no more than rounding."""
+    """bool: the data is of this version of the policy, and the gap no more than rounding."""
     units: list[jax.Array]
     """Activations of the policy's hidden layers, [B, ..., units] each."""
     return_statistics: RunningStatistics
@@ -91,7 +92,8 @@ def prepare_batch(
     stored = _flatten(trajectory.log_prob)
     gap = jnp.abs(log_prob - stored) / (1 + jnp.abs(stored))
     on_policy_gap = jnp.max(jnp.where(weight > 0, gap, 0))
-    on_policy = on_policy_gap <= OFF_POLICY_GAP
+    same_version = jnp.all(trajectory.policy_version == state.num_updates)
+    on_policy = same_version & (on_policy_gap <= OFF_POLICY_GAP)
     return PreparedBatch(
         batch=batch,
         raw_advantage=advantage,

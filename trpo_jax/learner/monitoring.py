@@ -148,7 +148,7 @@ def update_metrics(
         & (step.kl > HIGH_KL * hparams.max_kl),
         inactive_units=jnp.any(inactive > INACTIVE_UNITS),
         return_drop=before.any_ended & (lost > RETURN_DROP * jnp.abs(before.last_mean_return)),
-        off_policy=~prepared.on_policy,
+        off_policy=~prepared.on_policy & ~jnp.isnan(prepared.on_policy_gap),
         invalid_data=~jnp.all(trajectory.valid),
     )
     return UpdateMetrics(

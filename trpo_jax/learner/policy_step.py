@@ -47,7 +47,7 @@ def guarded_step(
     config: TRPOConfig,
     step: PolicyStep,
 ) -> tuple[Any, Any, TrustRegionInfo]:
-    """The policy step; refused if the batch is not that of the policy at hand."""
+    """The policy step; refused if the batch is of another policy, or the result not finite."""
     objective = make_objective(policy, hparams.entropy_coef)
     params, step_state, info = step.apply(
         key,
@@ -58,9 +58,15 @@ def guarded_step(
         hparams,
         config,
     )
-    keep = prepared.on_policy & info.accepted
+    finite = trees.all_finite((params, step_state))
+    keep = prepared.on_policy & info.accepted & finite
+    reason = jnp.where(
+        prepared.on_policy & ~finite | jnp.isnan(prepared.on_policy_gap),
+        StepStatus.NOT_FINITE,
+        StepStatus.OFF_POLICY,
+    )
     refused = info._replace(
-        status=jnp.full_like(info.status, StepStatus.OFF_POLICY),
+        status=reason.astype(info.status.dtype),
         accepted=jnp.zeros_like(info.accepted),
         step_fraction=jnp.zeros_like(info.step_fraction),
         kl=jnp.zeros_like(info.kl),
@@ -69,5 +75,5 @@ def guarded_step(
     return (
         trees.select(keep, params, state.policy_params),
         trees.select(keep, step_state, state.policy_step_state),
-        trees.select(prepared.on_policy, info, refused),
+        trees.select(prepared.on_policy & (finite | ~info.accepted), info, refused),
     )

@@ -11,9 +11,9 @@ from trpo_jax.learner.acting import choose, finite_or_zero, policy_input, to_env
 from trpo_jax.learner.types import EpisodeProgress, TrainState, Trajectory
 from trpo_jax.policies.networks import Policy
 
-_MAX_POOL = 8192
-_STEPS_PER_COSTLY_RESET = 32
-_MIN_COSTLY_RESETS = 4
+_MAX_POOL = 65_536
+_STEPS_PER_COSTLY_RESET = 16
+_MIN_SHARE = 8
 
 # The carry of the scan: states and observations of the environments, episodes in progress.
 _Carry = tuple[Any, jax.Array, EpisodeProgress]
@@ -49,6 +49,7 @@ def rollout(
         after_reset = where_done(done, fresh, (env_state, step.obs))
         episodes = _count_step(episodes, step)
         record = Trajectory(
+            policy_version=jnp.full(num_envs, state.num_updates),
             obs=finite_or_zero(obs),
             next_obs=finite_or_zero(step.obs),
             action=action,
@@ -99,20 +100,21 @@ def _begin_again(episodes: EpisodeProgress, done: jax.Array) -> EpisodeProgress:
 
 
 def _pool_size(env: Environment, config: TRPOConfig) -> int:
-    """How many initial states, drawn all at once, one rollout draws its episodes from.
+    """How many initial states, drawn all at once, one rollout begins its episodes from.
 
-    One for every step of the batch, up to 8192, so that none is used twice unless more episodes
-    end than that. Where a reset is dear one for every 32 steps, but at least four for each
-    environment. This is many times cheaper than a reset within every step.
+    Every environment has a share of its own: one state for each of its steps, as far as 65,536 in
+    all go; where a reset is dear, one for every 16 steps; at least 8, or one per step. None is used
+    twice unless an environment ends more episodes in a rollout than its share has states. This is
+    many times cheaper than a reset within every step.
     """
-    wanted = config.batch_size
+    share = min(config.num_steps, _MAX_POOL // config.num_envs)
     if env.costly_reset:
-        wanted = max(wanted // _STEPS_PER_COSTLY_RESET, _MIN_COSTLY_RESETS * config.num_envs)
-    return max(min(wanted, _MAX_POOL), config.num_envs)
+        share = config.num_steps // _STEPS_PER_COSTLY_RESET
+    return config.num_envs * max(share, min(_MIN_SHARE, config.num_steps))
 
 
 def _from_pool(pool, episode_count: jax.Array):
-    """A state per environment; each walks through the pool on a path of its own."""
+    """A state per environment; each goes through its share of the pool, lane + k · N."""
     num_envs, pool_size = episode_count.shape[0], pool[1].shape[0]
     lane = jnp.arange(num_envs, dtype=episode_count.dtype)
     index = (lane + episode_count * jnp.asarray(num_envs, episode_count.dtype)) % pool_size

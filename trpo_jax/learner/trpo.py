@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.config import HParams, TRPOConfig, require_whole_number
 from trpo_jax.envs.base import Box, Discrete, Environment, reset_batch
+from trpo_jax.envs.checks import check_environment, check_is_environment
 from trpo_jax.learner import acting
 from trpo_jax.learner.evaluation import EpisodeStats, evaluate
 from trpo_jax.learner.learn import learn
@@ -60,7 +61,6 @@ class Agent(NamedTuple):
     """The value network as functions."""
 
 
-@functools.lru_cache(maxsize=16)
 def make_trpo(
     env: Environment,
     config: TRPOConfig = TRPOConfig(),  # noqa: B008 - frozen
@@ -70,8 +70,21 @@ def make_trpo(
 
     `policy_step(objective, params, batch, hparams, config) -> (params, TrustRegionInfo)` is the
     policy improvement; a `PolicyStep` may keep a state and draws its own random numbers. The same
-    arguments return the same agent, so that calling again compiles nothing anew.
+    arguments return the same agent, so that calling again compiles nothing anew. Raises
+    `ValueError` if the environment does not keep the promises of `Environment`.
     """
+    check_is_environment(env)
+    if not isinstance(config, TRPOConfig):
+        raise ValueError(f"config={config!r} must be a TRPOConfig; HParams go to update and train")
+    return build_agent(env, config, policy_step)
+
+
+@functools.lru_cache(maxsize=16)
+def build_agent(
+    env: Environment, config: TRPOConfig, policy_step: Callable[..., Any] | PolicyStep
+) -> Agent:
+    """`make_trpo` without its checks; `build_agent.cache_clear()` forgets the agents so far."""
+    check_environment(env)
     policy, critic = _networks(env, config)
     step = as_policy_step(policy_step)
     collect = functools.partial(rollout, env=env, policy=policy, config=config)
@@ -99,15 +112,14 @@ def make_trpo(
 
     # Hyperparameters go in as float32 arrays: one program for Python numbers and arrays alike.
     def learn_from(state: TrainState, trajectory: Trajectory, hparams: HParams = _DEFAULTS):
-        return compiled_learn(state, trajectory, hparams.as_arrays())
+        return compiled_learn(state, trajectory, _scalars(hparams))
 
     def update(state: TrainState, hparams: HParams = _DEFAULTS):
-        return compiled_update(state, hparams.as_arrays())
+        return compiled_update(state, _scalars(hparams))
 
     def train(state: TrainState, hparams: HParams = _DEFAULTS, num_updates: int = 1):
-        if isinstance(num_updates, bool) or not isinstance(num_updates, int) or num_updates < 1:
-            raise ValueError(f"num_updates={num_updates!r} must be a whole number >= 1")
-        return compiled_train(state, hparams.as_arrays(), num_updates)
+        require_whole_number("num_updates", num_updates)
+        return compiled_train(state, _scalars(hparams), int(num_updates))
 
     return Agent(
         init=init,
@@ -120,6 +132,19 @@ def make_trpo(
         policy=policy,
         critic=critic,
     )
+
+
+def _scalars(hparams: HParams) -> HParams:
+    """Hyperparameters as scalar arrays. Raises `ValueError` if they are for a `vmap` around."""
+    if not isinstance(hparams, HParams):
+        raise ValueError(f"hparams={hparams!r} must be an HParams")
+    arrays = hparams.as_arrays()
+    for name, value in vars(arrays).items():
+        if value.ndim:
+            raise ValueError(
+                f"{name} has shape {value.shape}; one run takes one number: vmap over the settings"
+            )
+    return arrays
 
 
 def _init(key, env: Environment, config: TRPOConfig, policy, critic, step) -> TrainState:

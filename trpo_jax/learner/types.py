@@ -56,6 +56,8 @@ class TrainState(struct.PyTreeNode):
 class Trajectory(struct.PyTreeNode):
     """What a rollout recorded, time first."""
 
+    policy_version: jax.Array
+    """int32 [T, N]: `num_updates` of the policy that acted; learning refuses any other version."""
     obs: jax.Array
     """float32 [T, N, *obs_shape], not normalised. Values that are not finite are replaced by 0."""
     next_obs: jax.Array

@@ -194,7 +194,8 @@ def make_policy(body: Body, head: nn.Module) -> Policy:
 
     def apply_with_units(params: Params, obs: jax.Array):
         distribution, captured = actor_apply(params, obs, mutable=["intermediates"])
-        return distribution, list(captured["intermediates"]["body"].get("units", ()))
+        body = captured.get("intermediates", {}).get("body", {})
+        return distribution, list(body.get("units", ()))
 
     return Policy(
         init=_initializer(actor, body.obs_shape),

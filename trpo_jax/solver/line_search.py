@@ -62,6 +62,7 @@ def line_search(
     if max_backtracks < 0:
         raise ValueError(f"max_backtracks={max_backtracks} must be a whole number >= 0")
     improvement_shape, kl_shape = jax.eval_shape(evaluate, params)
+    backtrack_factor = jnp.asarray(backtrack_factor, kl_shape.dtype)
 
     start = _Loop(
         tries=jnp.int32(0),

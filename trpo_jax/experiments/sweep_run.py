@@ -1,0 +1,171 @@
+"""A sweep on disk: its results as table and pictures, and its best lane as a run of its own."""
+
+import contextlib
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.envs import make_env
+from trpo_jax.experiments import run_directory as layout
+from trpo_jax.experiments.checkpoints import Checkpoints
+from trpo_jax.experiments.loggers import JsonLines, to_records
+from trpo_jax.experiments.run_directory import Run, RunSpec
+from trpo_jax.experiments.sweep import Setting, SweepResult, sweep
+from trpo_jax.experiments.sweep_plots import plot_sweep
+
+SPEC = "sweep.json"
+RESULTS = "results.csv"
+
+
+class SweepSpec(NamedTuple):
+    """Everything that determines a sweep."""
+
+    env_id: str
+    env_kwargs: dict[str, Any]
+    config: TRPOConfig
+    hparams: HParams
+    settings: list[Setting]
+    seed: int
+    num_seeds: int
+    total_steps: int
+    halving: list[float]
+    max_parallel: int | None
+    eval_episodes: int
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of each lane: its steps, rounded up to whole updates."""
+        return -(-self.total_steps // self.config.batch_size)
+
+
+def write_sweep(path: Path, spec: SweepSpec) -> None:
+    """Write the specification of a sweep that begins."""
+    content = {
+        **spec._asdict(),
+        "config": vars(spec.config),
+        "hparams": vars(spec.hparams),
+        "versions": layout.current_versions(),
+    }
+    layout.write_text(path / SPEC, json.dumps(content, indent=2) + "\n")
+
+
+def load_sweep(path: Path) -> SweepSpec:
+    """Read it back. Raises `ValueError` if there is none, or not a readable one."""
+    if not (path / SPEC).is_file():
+        raise ValueError(f"sweep={path} is not a sweep: it has no {SPEC}")
+    try:
+        content = json.loads((path / SPEC).read_text(encoding="utf-8"))
+        content.pop("versions")
+        content["config"] = layout.config_from_json(content["config"])
+        content["hparams"] = HParams(**content["hparams"])
+        return SweepSpec(**content)
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"sweep={path}: {SPEC} cannot be read ({type(error).__name__}: {error}); it is damaged "
+            "or was written by another version of trpo_jax"
+        ) from None
+
+
+def run_sweep(path: Path, spec: SweepSpec, console: Console) -> SweepResult:
+    """Carry a sweep out, or on; leaves results.csv, pictures, and its best lane as a run."""
+    checkpoints = Checkpoints(path / layout.CHECKPOINTS, keep=1)
+    columns = (
+        TextColumn("trainings"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+
+    def load(like: Any) -> Any:
+        found = checkpoints.restore_newest(like, warn=console.print)
+        return found and (found[0], jax.tree.map(np.array, found[1]))
+
+    with (
+        layout.locked(path),
+        contextlib.closing(checkpoints),
+        Progress(*columns, console=console) as progress,
+    ):
+        task = progress.add_task("", total=None)
+        result = sweep(
+            make_env(spec.env_id, **spec.env_kwargs),
+            spec.config,
+            spec.settings,
+            num_updates=spec.num_updates,
+            seeds=range(spec.seed, spec.seed + spec.num_seeds),
+            hparams=spec.hparams,
+            halving=spec.halving,
+            max_parallel=spec.max_parallel,
+            num_episodes=spec.eval_episodes,
+            report=lambda done, total: progress.update(task, completed=done, total=total),
+            load=load,
+            save=checkpoints.save,
+        )
+    write_results(path / RESULTS, result)
+    plot_sweep(result, spec.env_id, spec.config.batch_size, path)
+    write_best(path / layout.BEST, spec, result)
+    return result
+
+
+def write_results(file: Path, result: SweepResult) -> None:
+    """One line per setting, the best first."""
+    rows = result.table()
+    names = list(rows[0].setting)
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([*names, "mean", "interquartile_mean", "low", "high", "updates"])
+        for row in rows:
+            figures = (row.mean, row.interquartile_mean, row.low, row.high, row.updates)
+            writer.writerow([*(row.setting[name] for name in names), *figures])
+
+
+def write_best(path: Path, spec: SweepSpec, result: SweepResult) -> Run:
+    """The best seed of the best setting as a run: it trains on, evaluates and renders like any."""
+    row = result.table()[0]
+    seed = result.best_seed(row.number)
+    lane = result.lane(row.number, seed)
+    path.mkdir(exist_ok=True)
+    run_spec = RunSpec(
+        env_id=spec.env_id,
+        env_kwargs=spec.env_kwargs,
+        config=spec.config,
+        hparams=dataclasses.replace(spec.hparams, **row.setting),
+        seed=seed,
+        num_seeds=1,
+    )
+    run = layout.write_run(path, run_spec, row.updates * spec.config.batch_size)
+    history = jax.tree.map(lambda leaf: leaf[lane : lane + 1, : row.updates], result.history)
+    log = JsonLines(path / layout.METRICS)
+    with contextlib.closing(log):
+        log.write(to_records(history, 0, spec.config.batch_size, [seed]))
+    with contextlib.closing(Checkpoints(path / layout.CHECKPOINTS)) as checkpoints:
+        checkpoints.drop_after(0)
+        checkpoints.save(row.updates, result.select(row.number, seed))
+    layout.write_status(path, "finished", row.updates, spec.config.batch_size)
+    return run
+
+
+def results_table(result: SweepResult, num_rows: int = 20) -> Table:
+    """The best settings, for the terminal."""
+    rows = result.table()
+    names = list(rows[0].setting)
+    table = Table(*names, "mean return", "95 % interval", "IQM", "updates", box=None)
+    for row in rows[:num_rows]:
+        table.add_row(
+            *(f"{row.setting[name]:g}" for name in names),
+            f"{row.mean:.2f}",
+            f"[{row.low:.2f}, {row.high:.2f}]",
+            f"{row.interquartile_mean:.2f}",
+            str(row.updates),
+        )
+    return table
