@@ -45,6 +45,7 @@ def healthy():
         "value_loss": np.full(n, 0.5),
         "explained_variance": 0.9 * time,
         "episode_return": 20 + 400 * time + rng.normal(0, 3, n),
+        "num_episodes": np.full(n, 10),
         "on_policy_gap": np.full(n, 1e-7),
         "valid_fraction": np.ones(n),
     }
@@ -179,18 +180,72 @@ def test_a_real_history_of_one_or_several_seeds_and_of_one_update():
         trpo_jax.diagnose(jax.tree.map(lambda leaf: leaf[0, 0], history), config)
 
 
-@pytest.mark.parametrize("fault", ["stale_batches", "dying_units", "exploding_rewards"])
-def test_a_fault_that_is_injected_is_named(fault, monkeypatch):
-    """A miniature of benchmarks/doctor.py, which has all faults and several environments."""
+def test_full_steps_somewhat_beyond_the_bound_are_a_warning():
+    """As with a singular Fisher matrix without damping, where training goes on all the same."""
+    first_kls = {"candidate_kls": np.full((UPDATES, 11), 0.018)}
+    diagnosis = examine(first_kls)
+    (finding,) = diagnosis.findings
+    assert (finding.name, finding.severity) == ("singular_curvature", "warning")
+    assert "1.8 δ" in finding.evidence
+    assert examine({"candidate_kls": np.full((UPDATES, 11), 0.012)}).findings == ()
+
+
+def test_a_critic_that_learns_slowly_is_a_warning():
+    slow = {"value_loss": np.full(UPDATES, 1.96), "explained_variance": np.full(UPDATES, 0.01)}
+    (finding,) = examine(slow).findings
+    assert (finding.name, finding.severity) == ("untrained_critic", "warning")
+    assert examine({**slow, "explained_variance": np.full(UPDATES, 0.9)}).findings == ()
+
+
+def test_entropy_that_only_ever_falls_is_a_collapse_before_it_is_complete():
+    signs = {
+        "alarm_locking_in": ALL,
+        "entropy": np.linspace(1.4, -0.1, UPDATES),
+        "episode_return": 20 + np.sin(np.arange(UPDATES)),
+    }
+    (finding,) = examine(signs, continuous=True).findings
+    assert (finding.name, finding.severity) == ("entropy_collapse", "severe")
+    learned = {**signs, "episode_return": healthy()["episode_return"]}
+    assert examine(learned, continuous=True).findings == ()
+    now_and_then = {**signs, "alarm_locking_in": np.arange(UPDATES) % 4 == 0}
+    assert examine(now_and_then, continuous=True).findings == ()
+
+
+def test_returns_carried_over_from_earlier_updates_are_no_evidence():
+    """Where no episode ended, `episode_return` is that of an earlier update."""
+    rng = np.random.default_rng(1)
+    returns = np.repeat(20 + rng.normal(0, 30, UPDATES // 4), 4)
+    returns[:4], returns[-4:] = 70, -20
+    ended = (np.arange(UPDATES) % 4 == 0).astype(int)
+    rising = {**SIGNS["entropy_collapse"], "episode_return": returns[::-1]}
+    names = [f.name for f in examine({**rising, "num_episodes": ended}).findings]
+    assert names == ["entropy_collapse"]  # a rise within the noise of ten returns
+    assert examine({**rising, "num_episodes": ended * 0}).findings[0].name == "entropy_collapse"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """benchmarks/doctor.py, with smaller trainings."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    sys.modules.pop("doctor", None)
+    monkeypatch.delitem(sys.modules, "doctor", raising=False)
     import doctor
 
     small = trpo_jax.get_preset("CartPole-v1")
-    small = small._replace(config=small.config.replace(num_steps=64, value_epochs=4))
+    small = small._replace(config=small.config.replace(hidden_sizes=(32,), value_epochs=4))
     monkeypatch.setattr(trpo_jax, "get_preset", lambda _: small)
-    case = getattr(doctor, fault)("CartPole-v1", 1, 16)
-    assert doctor.main_findings(case) == [case.fault]
+    yield doctor
+    del sys.modules["doctor"]
+
+
+@pytest.mark.parametrize("fault", ["stale_batches", "dying_units"])
+def test_a_fault_that_is_injected_is_named(fault, benchmark, tmp_path):
+    """A miniature of the benchmark, which has all faults and several environments."""
+    training = getattr(benchmark, fault)("CartPole-v1")
+    training = training._replace(config=training.config.replace(num_envs=8, num_steps=64))
+    histories = benchmark.histories(fault, training, 1, 16, tmp_path)
+    (diagnosis,) = benchmark.diagnose(training, histories)
+    assert benchmark.is_right(training, diagnosis), diagnosis.to_text()
+    assert not benchmark.is_right(training._replace(expected="collapse"), diagnosis)
 
 
 @pytest.fixture(scope="module")
