@@ -43,7 +43,8 @@ Thresholds were chosen on runs of this benchmark: this is how well they fit, not
 do on other environments. Two injections show little of their symptom, and count as missed all
 the same: two iterations of conjugate gradients leave 0.19 of the gradient on CartPole, which
 learns (the doctor's line is at 0.3); and a favoured action on Pendulum takes the return hardly
-below that of the first policy, so that the fall which the rule looks for is within the noise."""
+below that of the first policy, so that the fall which the rule looks for is within the noise.
+Records that --histories found were trained by the code of their day, the rules are today's."""
 History = dict[str, np.ndarray]
 
 
