@@ -216,8 +216,8 @@ def off_policy(case: Case) -> Finding | None:
     gap = np.nanmax(case["on_policy_gap"])
     return Finding(
         "off_policy", "D1", "severe", "batches of another policy version",
-        f"{refused.mean():.0%} of the updates were refused: their data is of another version of the "
-        f"policy, or was changed. log π_θ(a|s) differs from what the rollout stored by up to "
+        f"{refused.mean():.0%} of the updates were refused: their data is of another version of "
+        f"the policy, or was changed. log π_θ(a|s) differs from what the rollout stored by up to "
         f"{gap:.2g}, relatively; rounding is about 1e-7",
         case.updates(refused),
         ("the batch was collected by an older policy", "the observation statistics changed between "
