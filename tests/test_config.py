@@ -63,7 +63,7 @@ def test_refusals_of_trpo_config(name, value, remedy):
         ("gamma", 1.5, "[0, 1]"),
         ("gae_lambda", -0.1, "[0, 1]"),
         ("cg_damping", -1.0, ">= 0"),
-        ("cg_tol", -1e-9, ">= 0"),
+        ("cg_tol", -1e-9, "[0, 1)"),
         ("backtrack_factor", 1.0, "strictly between 0 and 1"),
         ("backtrack_factor", 0.0, "strictly between 0 and 1"),
         ("accept_ratio", 1.1, "[0, 1]"),

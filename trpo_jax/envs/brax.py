@@ -19,8 +19,23 @@ def _quietly():
         yield
 
 
+class _ClipByOldNames:
+    """`jax.numpy` with the argument names of `clip` that jax 0.10 removed and brax.fluid uses."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(jnp, name)
+
+    @staticmethod
+    def clip(x: jax.Array, a_min: Any = None, a_max: Any = None) -> jax.Array:
+        """`jax.numpy.clip`."""
+        return jnp.clip(x, a_min, a_max)
+
+
 with _quietly():
     from brax import envs as brax_envs
+    from brax import fluid as brax_fluid
+
+brax_fluid.jp = _ClipByOldNames()
 
 _BACKENDS = ("generalized", "spring", "positional", "mjx")
 _SELF_RESETTING = ("AutoResetWrapper", "VmapWrapper", "DomainRandomizationVmapWrapper")
@@ -41,6 +56,13 @@ def make(name: str, episode_length: int = 1000, action_repeat: int = 1, **kwargs
             env = brax_envs.get_environment(name, **kwargs)
     except TypeError as error:
         raise ValueError(f"environment {name!r} does not take {kwargs}: {error}") from None
+    except ValueError as error:
+        if "Unsupported backend" not in str(error):
+            raise
+        raise ValueError(
+            f"backend={backend!r} is not one that brax has {name!r} for; try another of "
+            f"{', '.join(_BACKENDS)}"
+        ) from None
     return BraxEnvironment(env, episode_length, action_repeat, name)
 
 
