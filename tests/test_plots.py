@@ -154,6 +154,13 @@ def test_rejected_updates_are_counted(make_run):
     )
 
 
+@pytest.mark.parametrize("refused", [True, False])
+def test_refused_batches_are_marked_however_small_their_gap(make_run, refused):
+    run = make_run(metrics={"alarm_off_policy": refused, "on_policy_gap": 0.0})
+    labels = legend_of(axes_of("on_policy_gap", run))
+    assert ("refused: 100.0% of updates" in labels) == refused
+
+
 @pytest.mark.parametrize("updates", [1, NUM_UPDATES])
 def test_a_run_in_which_no_episode_has_ended_says_so(make_run, tmp_path, updates):
     nothing = {"episode_return": None, "episode_length": None}

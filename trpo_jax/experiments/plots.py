@@ -361,6 +361,11 @@ def _lengths(ax: Any, curves: list[Curves]) -> None:
 def _on_policy_gap(ax: Any, curves: list[Curves]) -> None:
     for each in curves:
         _line(ax, each, np.maximum(each.stack("on_policy_gap"), 1e-9))
+        refused = each.stack("alarm_off_policy") > 0
+        if refused.any():
+            at = each.steps[refused.any(axis=0)]
+            label = f"refused: {refused.mean():.1%} of updates"
+            ax.plot(at, np.full(at.size, 1e-9), "x", color=each.color, markersize=5, label=label)
     ax.axhline(OFF_POLICY_GAP, color="black", linewidth=0.8, label="refused above")
     ax.set_yscale("log")
     ax.set_ylabel("largest relative gap of log π (≥ 1e-9)")
