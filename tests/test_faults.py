@@ -113,8 +113,8 @@ def test_without_faults_nothing_differs():
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
-def test_a_fault_touches_its_own_step_only():
-    """A wrong reward leaves every other entry of the rollout as it was."""
+def test_a_fault_ends_its_own_episode_and_touches_nothing_before():
+    """Up to the first wrong reward of an environment everything is as without; there it is cut."""
     clean = trpo_jax.make_trpo(clean_env(), CONFIG)
     faulty = trpo_jax.make_trpo(Faulty(clean_env(), 0.1, [(NAN, 0), (INF, 0)]), CONFIG)
     state = clean.init(jax.random.key(5))
@@ -122,8 +122,12 @@ def test_a_fault_touches_its_own_step_only():
     _, got = faulty.rollout(state)
     valid = np.asarray(got.valid)
     assert 0 < (~valid).sum() < valid.size / 2
-    np.testing.assert_array_equal(np.asarray(got.reward)[valid], np.asarray(expected.reward)[valid])
     np.testing.assert_array_equal(np.asarray(got.reward)[~valid], 0)
-    np.testing.assert_allclose(got.obs, expected.obs, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(got.action, expected.action)
-    np.testing.assert_array_equal(got.terminated, expected.terminated)
+    assert np.asarray(got.terminated | got.truncated)[~valid].all()
+    for lane in range(CONFIG.num_envs):
+        broken = np.flatnonzero(~valid[:, lane])
+        before = broken[0] if broken.size else CONFIG.num_steps
+        for name in ("obs", "next_obs", "action", "reward", "terminated", "truncated"):
+            ours = np.asarray(getattr(got, name))[:before, lane]
+            theirs = np.asarray(getattr(expected, name))[:before, lane]
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6, err_msg=name)
