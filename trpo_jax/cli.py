@@ -392,6 +392,8 @@ def _sweep(argv: list[str]) -> int:
 
     if arguments.resume is not None:
         path, spec = arguments.resume, sweep_run.load_sweep(arguments.resume)
+        if (path / sweep_run.RESULTS).is_file():
+            raise ValueError(f"sweep={path} is complete; its best run is {path / 'best'}")
     else:
         spec = _sweep_spec(arguments, preset.hparams)
         name = f"sweep-{arguments.env}"
