@@ -36,6 +36,13 @@ state = agent.init(jax.random.key(0))
 jax.block_until_ready(agent.update(state, trpo_jax.HParams()))
 print(jax_imported - start, imported - jax_imported, time.perf_counter() - start)
 """
+_PLAIN_COLD_START = """
+import time; start = time.perf_counter()
+import jax, plain_trpo
+init, train = plain_trpo.make()
+jax.block_until_ready(jax.jit(train, static_argnums=1)(init(jax.random.key(0)), 1))
+print(time.perf_counter() - start)
+"""
 
 
 def seconds(call, repeats: int) -> list[float]:
@@ -133,18 +140,26 @@ def parts(repeats: int) -> list[list[str]]:
 
 def cold_start(repeats: int) -> list[list[str]]:
     """From the first import to the first finished update, in fresh processes."""
-    rows = []
-    for _ in range(repeats):
-        done = subprocess.run(
-            [sys.executable, "-c", _COLD_START], capture_output=True, text=True, check=True
-        )
-        rows.append([float(word) for word in done.stdout.split()])
-    jax_time, package_time, total = np.min(rows, axis=0)
+    rows = [_fresh(_COLD_START) + _fresh(_PLAIN_COLD_START) for _ in range(repeats)]
+    jax_time, package_time, total, plain = np.min(rows, axis=0)
     return [
         ["import jax", f"{jax_time:.2f}"],
         ["import trpo_jax, after jax", f"{package_time:.2f}"],
         ["from the first import to the first finished update", f"{total:.2f}"],
+        ["the same of the plain prototype", f"{plain:.2f}"],
     ]
+
+
+def _fresh(program: str) -> list[float]:
+    """What a program prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent,
+    )
+    return [float(word) for word in done.stdout.split()]
 
 
 def matmul_rate() -> float:

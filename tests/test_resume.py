@@ -8,7 +8,7 @@ import pytest
 from runs import BATCH_SIZE, SMALL, kill_after, parameters, start, updates_in, wait_for_update
 
 NUM_KILLS = 20
-NUM_UPDATES = 160
+NUM_UPDATES = 800
 STEPS = ("--total-steps", str(NUM_UPDATES * BATCH_SIZE))
 
 
@@ -35,23 +35,15 @@ def test_twenty_kills_change_no_bit(uninterrupted, tmp_path):
     """A checkpoint every update, so that most kills fall into the writing of one."""
     run, moments = tmp_path / "run", random.Random(0)
     arguments = ["train", *SMALL, *STEPS, "--out", "run", "--checkpoint-every", "1"]
-    kills = 0
-    while kills < NUM_KILLS:
-        kills += kill_after(run, moments.uniform(0, 0.4), start(*arguments, cwd=tmp_path))
+    for _ in range(NUM_KILLS):
+        process = start(*arguments, cwd=tmp_path)
+        assert kill_after(run, moments.uniform(0, 0.4), process), (tmp_path / "output").read_text()
         assert "Traceback" not in (tmp_path / "output").read_text()
-        assert len(list((run / "checkpoints").glob("[0-9]*"))) >= 1 or kills == 1
         arguments = ["train", "--resume", "run", "--checkpoint-every", "1"]
-        if updates_in_whole_lines(run) > NUM_UPDATES - 4:
-            break
     last = start("train", "--resume", "run", "--checkpoint-every", "50", cwd=tmp_path)
     assert last.wait(timeout=240) == 0, (tmp_path / "output").read_text()
-    assert kills == NUM_KILLS
     assert updates_in(run) == list(range(1, NUM_UPDATES + 1))
     assert_same_run(run, uninterrupted)
-
-
-def updates_in_whole_lines(run):
-    return (run / "metrics.jsonl").read_bytes().count(b"\n")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ class RunningStatistics(struct.PyTreeNode):
 
 
 def init_statistics(shape: tuple[int, ...]) -> RunningStatistics:
-    """Statistics of nothing: normalising with them changes nothing."""
+    """Statistics of nothing: normalising with them only clips to ±10."""
     return RunningStatistics(
         count=jnp.zeros((), jnp.float32),
         mean=jnp.zeros(shape, jnp.float32),

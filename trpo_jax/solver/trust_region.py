@@ -98,7 +98,9 @@ def trust_region_step(
     with g = ∇L(θ_old), H = ∇²D(θ_old), δ = `hparams.max_kl`, λ = `hparams.cg_damping`.
     Gradient, curvature and line search see the same batch and the same weights. With
     `config.line_search` off the full step is taken untested: the natural policy gradient.
-    A numerical failure is reported in `TrustRegionInfo.status`, never raised.
+    A numerical failure is reported in `TrustRegionInfo.status`, never raised. With
+    `config.solver_dtype="float64"`, what a surrounding `vmap` batches has to come in through
+    `params`, `batch` or `hparams`, not through values that the objective closes over.
     Schulman et al. 2015, app. C; Kakade 2001.
     """
     params, unravel = ravel_pytree(params)
