@@ -19,7 +19,7 @@ from trpo_jax.learner.types import Batch, TrainState, Trajectory
 from trpo_jax.policies.networks import Critic, Policy
 from trpo_jax.solver import trees
 
-OFF_POLICY_GAP = 1e-2
+OFF_POLICY_GAP = 0.1
 """Tolerance for |log π_θ(a|s) − log π_old(a|s)| / (1 + |log π_old(a|s)|): wide enough for products
 in reduced precision, since stale data is told by its version; this is for data that was changed."""
 
