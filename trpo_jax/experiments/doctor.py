@@ -8,7 +8,7 @@ so that the first severe finding is the main one.
 import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,8 +16,10 @@ import jax
 import numpy as np
 
 from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.experiments.loggers import to_columns
 from trpo_jax.experiments.run_directory import Run
-from trpo_jax.learner.monitoring import Alarms, UpdateMetrics
+from trpo_jax.learner.monitoring import INACTIVE_UNITS, UpdateMetrics
+from trpo_jax.solver.trust_region import StepStatus
 
 Severity = Literal["severe", "warning", "note"]
 _ORDER = ("severe", "warning", "note")
@@ -290,7 +292,7 @@ def dead_units(case: Case) -> Finding | None:
     shares = np.nan_to_num(case["inactive_units"])
     worst = shares.max(axis=1, initial=0)
     late = float(np.median(worst[-max(1, len(worst) // 4) :]))
-    if late <= 0.1:
+    if late <= INACTIVE_UNITS:
         return None
     layer = int(shares[-1].argmax()) + 1
     saturated = case.config.activation == "tanh"
@@ -298,7 +300,7 @@ def dead_units(case: Case) -> Finding | None:
         "dead_units", "D4", "severe" if late > 0.25 else "warning",
         f"{'saturated' if saturated else 'dead'} units in the policy",
         f"{late:.0%} of a hidden layer at the end (layer {layer}); the alarm is at 10 %",
-        case.updates(worst > 0.1),
+        case.updates(worst > INACTIVE_UNITS),
         ("observations that are large or far from zero", "steps too large for the activation"),
         ("--normalize-observations",
          "--activation tanh" if not saturated else "--activation leaky_relu", "smaller --max-kl"),
@@ -307,7 +309,9 @@ def dead_units(case: Case) -> Finding | None:
 
 def singular_curvature(case: Case) -> Finding | None:
     """D2, M1: H + λI is not positive definite to rounding, or the model that it makes is wrong."""
-    broken = case["cg_breakdown"] | np.isin(case["status"], (2, 3))
+    broken = case["cg_breakdown"] | np.isin(
+        case["status"], (StepStatus.NOT_FINITE, StepStatus.BAD_CURVATURE)
+    )
     first = case["candidate_kls"][:, 0] / float(np.min(case.hparams.max_kl))
     spikes = (first > WRONG_MODEL) | case["alarm_kl_spike"]
     wrong = broken.mean() > 0.05 or spikes.mean() > OFTEN
@@ -467,7 +471,7 @@ def collapse(case: Case) -> Finding | None:
 
 def rejected_steps(case: Case) -> Finding | None:
     """M8: the line search finds nothing, or only tiny steps."""
-    rejected = case["status"] == 4
+    rejected = case["status"] == StepStatus.LINE_SEARCH_FAILED
     fraction = case.median(case["step_fraction"][case["accepted"]])
     if rejected.mean() <= OFTEN and not fraction < 0.2:
         return None
@@ -510,7 +514,7 @@ def settings(case: Case) -> Finding | None:
          f"max_kl {max_kl:g} is above 0.01 on continuous control", "--max-kl 0.01"),
         (not config.normalize_advantages,
          "advantages are not normalised", "--normalize-advantages"),
-        (config.cg_iterations < 10,
+        (config.cg_iterations < USUAL_ITERATIONS,
          f"{config.cg_iterations} iterations of conjugate gradients", "--cg-iterations 10"),
         (config.value_epochs < 4,
          f"{config.value_epochs} epochs of the value fit", "--value-epochs 10"),
@@ -553,13 +557,7 @@ def _as_histories(history: Any) -> list[Mapping[str, np.ndarray]]:
         return [history]
     if not isinstance(history, UpdateMetrics):
         return list(history)
-    columns = {
-        field.name: np.asarray(getattr(history, field.name))
-        for field in fields(history)
-        if field.name != "alarms"
-    }
-    for field in fields(Alarms):
-        columns[f"alarm_{field.name}"] = np.asarray(getattr(history.alarms, field.name))
+    columns = to_columns(history)
     if columns["kl"].ndim not in (1, 2):
         raise ValueError(
             f"history has metrics of shape {columns['kl'].shape}; pass what agent.train returns, "

@@ -1,6 +1,5 @@
 """Where metrics go: a file of JSON lines, TensorBoard, Weights & Biases."""
 
-import dataclasses
 import json
 import math
 import os
@@ -29,6 +28,13 @@ class Logger(Protocol):
         """Finish."""
 
 
+def to_columns(history: UpdateMetrics) -> dict[str, np.ndarray]:
+    """A history as one flat mapping; alarms become `alarm_…`."""
+    fields = {name: getattr(history, name) for name in vars(history) if name != "alarms"}
+    alarms = {f"alarm_{name}": value for name, value in vars(history.alarms).items()}
+    return {name: np.asarray(value) for name, value in {**fields, **alarms}.items()}
+
+
 def to_records(
     history: UpdateMetrics, first_update: int, batch_size: int, seeds: list[int]
 ) -> list[Record]:
@@ -37,13 +43,7 @@ def to_records(
     Alarms become `alarm_…`; values that are not finite become null. `update` counts from 1 and
     `steps` is the number of environment steps done by the end of it.
     """
-    columns = {
-        name: np.asarray(getattr(history, name))
-        for name in (field.name for field in dataclasses.fields(history))
-        if name != "alarms"
-    }
-    for field in dataclasses.fields(history.alarms):
-        columns[f"alarm_{field.name}"] = np.asarray(getattr(history.alarms, field.name))
+    columns = to_columns(history)
     num_updates = columns["kl"].shape[1]
     return [
         {

@@ -18,6 +18,7 @@ from trpo_jax.experiments.checkpoints import Checkpoints
 from trpo_jax.experiments.chunks import (
     MAX_CHUNK,
     Update,
+    first_updates,
     make_advance,
     one_lane,
     seed_lanes,
@@ -197,9 +198,7 @@ class _Session:
                 with pace.timing(count):
                     state, history = advance(self.state, hparams, jnp.int32(count))
                     self._log(unlogged)
-                    history = jax.tree.map(
-                        lambda leaf, n=count: leaf[:, :n], jax.device_get(history)
-                    )
+                    history = first_updates(jax.device_get(history), count)
                     self.state = jax.block_until_ready(state)
                 unlogged = history, self.done
                 self.done += count
