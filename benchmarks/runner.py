@@ -19,8 +19,10 @@ from rich.console import Console
 
 import trpo_jax
 from trpo_jax.experiments.evaluation import EPISODES_DURING_TRAINING, evaluation_key
-from trpo_jax.experiments.run_directory import RunOptions, RunSpec, write_run
-from trpo_jax.experiments.runner import evaluation_interval, make_agent, num_updates, train_run
+from trpo_jax.experiments.run_directory import write_run
+from trpo_jax.experiments.runner import evaluation_interval, train_run
+from trpo_jax.experiments.specification import RunOptions, RunSpec, num_updates
+from trpo_jax.experiments.states import make_agent
 
 COSTS = (
     "environment", "updates", "bare train, ms per update", "run on disk, ms per update", "overhead",
@@ -75,7 +77,7 @@ def cost(name: str, updates: int, repeats: int) -> list[str]:
     bare_time, disk_time = np.median(pairs, axis=0)
     overhead = np.median(pairs[:, 1] / pairs[:, 0]) - 1
 
-    total = num_updates(spec, preset.total_steps)
+    total = num_updates(spec.config, preset.total_steps)
     with tempfile.TemporaryDirectory() as directory:
         run = write_run(Path(directory), spec, preset.total_steps)
         number = total // evaluation_interval(run, total)

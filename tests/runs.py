@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trpo_jax.experiments.runner import final_state, make_agent
+from trpo_jax.experiments.states import final_state, make_agent
 
 SMALL = [
     *("CartPole-v1", "--num-envs", "4", "--num-steps", "16", "--hidden-sizes", "16"),

@@ -14,7 +14,7 @@ import pytest
 import trpo_jax
 from trpo_jax.cli import main
 from trpo_jax.experiments.run_directory import load_run
-from trpo_jax.experiments.runner import final_state
+from trpo_jax.experiments.states import final_state
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,7 +11,7 @@ from runs import BATCH_SIZE, SMALL
 
 import trpo_jax
 from trpo_jax.cli import main
-from trpo_jax.experiments.doctor import _RULES, Diagnosis, diagnose
+from trpo_jax.experiments.doctor import RULES, Diagnosis, diagnose
 from trpo_jax.experiments.run_directory import load_run
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +99,7 @@ def test_it_is_silent_on_a_healthy_run():
 
 
 def test_every_rule_has_a_sign():
-    assert list(SIGNS) == [rule.__name__ for rule in _RULES]
+    assert list(SIGNS) == [rule.__name__ for rule in RULES]
 
 
 @pytest.mark.parametrize("name", [name for name in SIGNS if name != "settings"])
@@ -288,5 +288,5 @@ def test_every_metric_and_every_rule_is_documented():
         assert f"`{name}`" in text, name
     for name in trpo_jax.Alarms.__annotations__:
         assert f"`alarm_{name}`" in text, name
-    for rule in _RULES:
+    for rule in RULES:
         assert f"`{rule.__name__}`" in text, rule.__name__

@@ -11,10 +11,11 @@ from PIL import Image
 
 from trpo_jax import HParams, TRPOConfig, make_env, make_trpo
 from trpo_jax.cli import main
-from trpo_jax.experiments import plots
+from trpo_jax.experiments import figures, plots
 from trpo_jax.experiments.evaluation import bootstrap_interval
 from trpo_jax.experiments.loggers import JsonLines, to_records
-from trpo_jax.experiments.run_directory import RunSpec, write_run
+from trpo_jax.experiments.run_directory import write_run
+from trpo_jax.experiments.specification import RunSpec
 
 NUM_UPDATES = 24
 TOPICS = {topic.name: topic for topic in plots.TOPICS}
@@ -105,8 +106,8 @@ def test_several_runs_are_told_apart_by_what_differs(make_run, tmp_path):
     wide = make_run("wide", max_kl=0.05, num_seeds=1)
     narrow = make_run("narrow", max_kl=0.001, updates=10)
     curves = plots._curves([wide, narrow])
-    plots.save_figure(plots._picture(TOPICS["kl"], curves), tmp_path / "kl", ["svg"])
-    plots.save_figure(plots._overview(curves), tmp_path / "overview", ["svg"])
+    figures.save_figure(plots._picture(TOPICS["kl"], curves), tmp_path / "kl", ["svg"])
+    figures.save_figure(plots._overview(curves), tmp_path / "overview", ["svg"])
     for name in ("kl", "overview"):
         text = text_of(tmp_path / f"{name}.svg")
         assert "max_kl 0.05 (1 seed)" in text
@@ -169,7 +170,7 @@ def test_a_run_in_which_no_episode_has_ended_says_so(make_run, tmp_path, updates
         warnings.simplefilter("error")
         for name in ("return", "episode_length", "kl", "cg_residual"):
             figure = plots._picture(TOPICS[name], plots._curves([run]))
-            plots.save_figure(figure, tmp_path / name, ["svg"])
+            figures.save_figure(figure, tmp_path / name, ["svg"])
     assert "no value so far" in text_of(tmp_path / "return.svg")
     assert "no value so far" not in text_of(tmp_path / "kl.svg")
     assert ("moving average" in text_of(tmp_path / "kl.svg")) == (updates > 1)
@@ -196,12 +197,12 @@ def test_updates_that_one_seed_lacks_are_left_out(make_run):
 def test_the_band_is_the_bootstrap_interval_of_the_mean():
     """Against scipy's; both resample at random, so that they agree only roughly."""
     values = np.random.default_rng(1).normal(size=(12, 3))
-    low, high = plots._bootstrap_interval(values)
+    low, high = figures.bootstrap_interval(values)
     for column in range(3):
         interval = bootstrap_interval(values[:, column])
         assert (low[column], high[column]) == pytest.approx(interval, abs=0.1)
     values[0, 1] = np.nan
-    low, high = plots._bootstrap_interval(values)
+    low, high = figures.bootstrap_interval(values)
     assert np.isnan(low).tolist() == np.isnan(high).tolist() == [False, True, False]
 
 
@@ -209,12 +210,12 @@ def test_the_band_is_the_bootstrap_interval_of_the_mean():
 def test_the_moving_average_skips_gaps(num_updates):
     values = np.random.default_rng(0).normal(size=num_updates)
     values[[3, 4, 5, 6, -1]] = np.nan
-    window = plots._smoothing_window(num_updates)
+    window = figures.smoothing_window(num_updates)
     half = window // 2
     around = [values[max(0, i - half) : i + half + 1] for i in range(num_updates)]
     expected = [np.mean(part[np.isfinite(part)]) if np.isfinite(part).any() else np.nan
                 for part in around]  # fmt: skip
-    np.testing.assert_allclose(plots._moving_average(values, window), expected, atol=1e-12)
+    np.testing.assert_allclose(figures.moving_average(values, window), expected, atol=1e-12)
 
 
 def test_pyplot_keeps_no_figure(make_run):

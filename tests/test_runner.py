@@ -14,16 +14,10 @@ from runs import BATCH_SIZE, SMALL, start, updates_in
 from trpo_jax.cli import main
 from trpo_jax.experiments.checkpoints import Checkpoints
 from trpo_jax.experiments.evaluation import bootstrap_interval, summarize
+from trpo_jax.experiments.files import is_locked, locked, read_lines
 from trpo_jax.experiments.loggers import JsonLines, TensorBoard, WeightsAndBiases
-from trpo_jax.experiments.run_directory import (
-    is_locked,
-    list_runs,
-    load_run,
-    locked,
-    read_lines,
-    read_status,
-)
-from trpo_jax.experiments.runner import final_state, make_agent, state_at
+from trpo_jax.experiments.run_directory import list_runs, load_run, read_status
+from trpo_jax.experiments.states import final_state, make_agent, state_at
 from trpo_jax.learner.evaluation import EpisodeStats
 
 NUM_UPDATES = 12

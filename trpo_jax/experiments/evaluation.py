@@ -8,8 +8,9 @@ import numpy as np
 
 from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments.checkpoints import Checkpoints
+from trpo_jax.experiments.files import read_lines
 from trpo_jax.experiments.loggers import JsonLines
-from trpo_jax.experiments.run_directory import Run, RunSpec
+from trpo_jax.experiments.run_directory import Run
 from trpo_jax.learner.evaluation import EpisodeStats
 from trpo_jax.learner.trpo import Agent
 
@@ -95,11 +96,13 @@ class Evaluations:
 
     def __init__(self, run: Run, agent: Agent, done: int):
         self._run = run
-        self._play = _evaluation_program(agent, run.spec, EPISODES_DURING_TRAINING)
+        self._play = evaluation_program(
+            agent, EPISODES_DURING_TRAINING, lanes=run.spec.num_seeds > 1
+        )
         self._log = JsonLines(run.path / layout.EVALUATIONS, done)
         self._best = Checkpoints(run.path / layout.BEST, keep=1)
         self._best.drop_after(done)
-        earlier = layout.read_lines(run.path / layout.EVALUATIONS)
+        earlier = read_lines(run.path / layout.EVALUATIONS)
         self._best_mean = max((line["mean"] for line in earlier), default=-math.inf)
 
     def compile(self, state: Any, every: int) -> None:
@@ -145,18 +148,22 @@ def evaluate_state(
     deterministic: bool = True,
 ) -> Summary:
     """Play episodes from the seeds that all evaluations share, and summarise them."""
-    play = _evaluation_program(agent, run.spec, num_episodes, deterministic)
+    lanes = run.spec.num_seeds > 1
+    play = evaluation_program(agent, num_episodes, lanes=lanes, deterministic=deterministic)
     return summarize(jax.device_get(play(state, evaluation_key())))
 
 
-def _evaluation_program(
-    agent: Agent, spec: RunSpec, num_episodes: int, deterministic: bool = True
+def evaluation_program(
+    agent: Agent, num_episodes: int, *, lanes: bool, deterministic: bool = True
 ) -> Any:
-    """(state, key) -> EpisodeStats [seeds, episodes], compiled on first use."""
+    """(state, key) -> EpisodeStats [lanes, episodes], compiled on first use.
+
+    With `lanes` the state has a leading axis; all its lanes play from the same initial states.
+    """
 
     def play(state: Any, key: jax.Array) -> EpisodeStats:
         return agent.evaluate(state, key, num_episodes=num_episodes, deterministic=deterministic)
 
-    if spec.num_seeds > 1:
+    if lanes:
         return jax.jit(jax.vmap(play, in_axes=(0, None)))
     return jax.jit(lambda state, key: jax.tree.map(lambda leaf: leaf[None], play(state, key)))

@@ -15,16 +15,10 @@ from rich.console import Console
 from trpo_jax.envs import make_env
 from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments.checkpoints import Checkpoints
-from trpo_jax.experiments.chunks import (
-    MAX_CHUNK,
-    Update,
-    first_updates,
-    make_advance,
-    one_lane,
-    seed_lanes,
-)
+from trpo_jax.experiments.chunks import MAX_CHUNK, first_updates, make_advance
 from trpo_jax.experiments.display import ProgressDisplay
 from trpo_jax.experiments.evaluation import Evaluations, Summary, evaluate_state
+from trpo_jax.experiments.files import locked, write_text
 from trpo_jax.experiments.loggers import (
     JsonLines,
     Logger,
@@ -33,10 +27,12 @@ from trpo_jax.experiments.loggers import (
     to_records,
 )
 from trpo_jax.experiments.pacing import Interruptions, Pace
-from trpo_jax.experiments.run_directory import Run, RunSpec
+from trpo_jax.experiments.run_directory import Run
+from trpo_jax.experiments.specification import num_updates
+from trpo_jax.experiments.states import initial_state, make_lanes
 from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS
 from trpo_jax.learner.monitoring import UpdateMetrics
-from trpo_jax.learner.trpo import Agent, make_trpo
+from trpo_jax.learner.trpo import Agent
 
 _SECONDS_PER_CHECKPOINT = 10.0
 _MAX_EVALUATIONS = 10
@@ -56,46 +52,13 @@ class Outcome(NamedTuple):
     """The signal that interrupted it, if one did."""
 
 
-def make_agent(spec: RunSpec) -> Agent:
-    """The agent of a run; raises `ValueError` if environment or settings cannot work."""
-    return make_trpo(make_env(spec.env_id, **spec.env_kwargs), spec.config)
-
-
-def initial_state(agent: Agent, spec: RunSpec) -> Any:
-    """The state before the first update; with a leading axis of seeds if there are several."""
-    if spec.num_seeds == 1:
-        return agent.init(jax.random.key(spec.seed))
-    return jax.vmap(lambda seed: agent.init(jax.random.key(seed)))(jnp.asarray(spec.seeds))
-
-
-def lane(spec: RunSpec, state: Any, seed: int) -> Any:
-    """The state of one seed of a run."""
-    if seed not in spec.seeds:
-        raise ValueError(
-            f"seed={seed} is not of this run; it has {', '.join(map(str, spec.seeds))}"
-        )
-    if spec.num_seeds == 1:
-        return state
-    return jax.tree.map(lambda leaf: leaf[seed - spec.seed], state)
-
-
-def num_updates(spec: RunSpec, total_steps: int) -> int:
-    """Updates of a run: its steps, rounded up to whole updates."""
-    return -(-total_steps // spec.config.batch_size)
-
-
-def updates_done(run: Run) -> int:
-    """Updates up to the last checkpoint."""
-    return max(Checkpoints(run.path / layout.CHECKPOINTS).updates(), default=0)
-
-
 def train_run(run: Run, agent: Agent, console: Console) -> Outcome:
     """Train from the last checkpoint, or from the beginning, to the end, and evaluate.
 
     Ctrl-C and SIGTERM end it after the chunk of updates at hand, with a checkpoint. A run that was
     killed and begun again ends in the same parameters and the same metrics, bit for bit.
     """
-    with layout.locked(run.path), Interruptions() as interruptions:
+    with locked(run.path), Interruptions() as interruptions:
         session = _Session(run, agent, console)
         try:
             with contextlib.closing(session):
@@ -106,46 +69,6 @@ def train_run(run: Run, agent: Agent, console: Console) -> Outcome:
             if isinstance(error, OSError):
                 raise ValueError(f"run={run.path} cannot be written: {error.strerror}") from None
             raise
-
-
-def final_state(run: Run, agent: Agent, which: str = "last") -> Any:
-    """The state of a run at its "last" or "best" checkpoint, or after an update that has one."""
-    checkpoints = Checkpoints(run.path / (layout.BEST if which == "best" else layout.CHECKPOINTS))
-    updates = checkpoints.updates()
-    if not updates:
-        raise ValueError(f"run={run.path} has no checkpoint in {which!r} yet; train it for longer")
-    if which in ("last", "best"):
-        update = updates[-1]
-    elif which.isdigit() and int(which) in updates:
-        update = int(which)
-    else:
-        there = ", ".join(map(str, updates))
-        raise ValueError(f"checkpoint={which} is not there; use last, best or one of {there}")
-    with contextlib.closing(checkpoints):
-        return checkpoints.restore(update, initial_state(agent, run.spec))
-
-
-def state_at(run: Run, agent: Agent, updates: int) -> Any:
-    """The state after so many updates: of the nearest checkpoint before, and trained on."""
-    with contextlib.closing(Checkpoints(run.path / layout.CHECKPOINTS)) as checkpoints:
-        earlier = [update for update in checkpoints.updates() if update <= updates]
-        done = max(earlier, default=0)
-        if done:
-            state = checkpoints.restore(done, initial_state(agent, run.spec))
-        else:
-            state = initial_state(agent, run.spec)
-    advance = make_advance(make_lanes(agent, run.spec))
-    hparams = run.spec.hparams.as_arrays()
-    while done < updates:
-        count = min(MAX_CHUNK, updates - done)
-        state, _ = advance(state, hparams, jnp.int32(count))
-        done += count
-    return state
-
-
-def make_lanes(agent: Agent, spec: RunSpec) -> Update:
-    """The update of all seeds of a run."""
-    return seed_lanes(agent) if spec.num_seeds > 1 else one_lane(agent)
 
 
 def enable_compilation_cache() -> None:
@@ -164,7 +87,7 @@ class _Session:
 
     def __init__(self, run: Run, agent: Agent, console: Console):
         self.run, self.agent, self.options, self.console = run, agent, run.options, console
-        self.total = num_updates(run.spec, run.total_steps)
+        self.total = num_updates(run.spec.config, run.total_steps)
         self.checkpoints = Checkpoints(run.path / layout.CHECKPOINTS, run.options.keep)
         self.done, self.state = self._begin()
         self.loggers = _make_loggers(run, self.done)
@@ -219,7 +142,7 @@ class _Session:
             self.run, self.agent, self.state, num_episodes=self.options.eval_episodes
         )
         text = json.dumps(summary._asdict(), indent=2)
-        layout.write_text(self.run.path / layout.FINAL_EVALUATION, text + "\n")
+        write_text(self.run.path / layout.FINAL_EVALUATION, text + "\n")
         self._write_status("finished")
         return Outcome(self.done, summary, None)
 

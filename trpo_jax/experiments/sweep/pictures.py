@@ -5,8 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from trpo_jax.experiments.plots import COLORS, new_figure, save_figure, short_number
-from trpo_jax.experiments.sweep import SweepResult
+from trpo_jax.experiments.figures import (
+    COLORS,
+    draw_line,
+    new_figure,
+    save_figure,
+    short_number,
+)
+from trpo_jax.experiments.sweep.result import SweepResult
 
 _NUM_CURVES = 5
 _LOG_RATIO = 5.0
@@ -39,16 +45,10 @@ def _learning_curves(
         returns = np.asarray(result.history.episode_return)[lanes, : row.updates].astype(float)
         steps = batch_size * np.arange(1, row.updates + 1)
         label = ", ".join(f"{name} {value:g}" for name, value in row.setting.items())
-        counts = np.isfinite(returns).sum(axis=0)
-        mean = np.where(counts, np.nansum(returns, axis=0) / np.maximum(counts, 1), np.nan)
-        ax.plot(steps, mean, color=color, linewidth=1.5, label=label)
-        if len(result.seeds) > 1:
-            low = np.where(np.isfinite(returns), returns, np.inf).min(axis=0)
-            high = np.where(np.isfinite(returns), returns, -np.inf).max(axis=0)
-            ax.fill_between(steps, low, high, where=counts > 0, color=color, alpha=0.12)
+        draw_line(ax, steps, returns, color=color, label=label)
     ax.set_xlabel("environment steps")
     ax.xaxis.set_major_formatter(short_number)
-    ax.set_ylabel("mean episode return (band: lowest to highest seed)")
+    ax.set_ylabel("mean episode return")
     ax.set_title(f"{title}: the best settings")
     ax.grid(alpha=0.25)
     ax.legend(frameon=False, fontsize=8)

@@ -3,9 +3,8 @@
 import contextlib
 import csv
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,66 +12,31 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.envs import make_env
 from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments.checkpoints import Checkpoints
+from trpo_jax.experiments.files import locked
 from trpo_jax.experiments.loggers import JsonLines, to_records
-from trpo_jax.experiments.run_directory import Run, RunSpec
-from trpo_jax.experiments.sweep import Setting, SweepResult, sweep
-from trpo_jax.experiments.sweep_plots import plot_sweep
+from trpo_jax.experiments.run_directory import Run
+from trpo_jax.experiments.specification import (
+    RunSpec,
+    SweepSpec,
+    num_updates,
+    reading,
+    specification,
+)
+from trpo_jax.experiments.sweep.pictures import plot_sweep
+from trpo_jax.experiments.sweep.result import SweepResult
+from trpo_jax.experiments.sweep.training import sweep
 
 SPEC = "sweep.json"
 RESULTS = "results.csv"
 
 
-class SweepSpec(NamedTuple):
-    """Everything that determines a sweep."""
-
-    env_id: str
-    env_kwargs: dict[str, Any]
-    config: TRPOConfig
-    hparams: HParams
-    settings: list[Setting]
-    seed: int
-    num_seeds: int
-    total_steps: int
-    halving: list[float]
-    max_parallel: int | None
-    eval_episodes: int
-
-    @property
-    def num_updates(self) -> int:
-        """Updates of each lane: its steps, rounded up to whole updates."""
-        return -(-self.total_steps // self.config.batch_size)
-
-
-def write_sweep(path: Path, spec: SweepSpec) -> None:
-    """Write the specification of a sweep that begins."""
-    content = {
-        **spec._asdict(),
-        "config": vars(spec.config),
-        "hparams": vars(spec.hparams),
-        "versions": layout.current_versions(),
-    }
-    layout.write_text(path / SPEC, json.dumps(content, indent=2) + "\n")
-
-
 def load_sweep(path: Path) -> SweepSpec:
-    """Read it back. Raises `ValueError` if there is none, or not a readable one."""
-    if not (path / SPEC).is_file():
-        raise ValueError(f"sweep={path} is not a sweep: it has no {SPEC}")
-    try:
-        content = json.loads((path / SPEC).read_text(encoding="utf-8"))
-        content.pop("versions")
-        content["config"] = layout.config_from_json(content["config"])
-        content["hparams"] = HParams(**content["hparams"])
-        return SweepSpec(**content)
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"sweep={path}: {SPEC} cannot be read ({type(error).__name__}: {error}); it is damaged "
-            "or was written by another version of trpo_jax"
-        ) from None
+    """Read what is to be swept. Raises `ValueError` if there is none, or not a readable one."""
+    with reading("sweep", path / SPEC) as content:
+        return specification(SweepSpec, content)
 
 
 def run_sweep(path: Path, spec: SweepSpec, console: Console) -> SweepResult:
@@ -92,7 +56,7 @@ def run_sweep(path: Path, spec: SweepSpec, console: Console) -> SweepResult:
         return found and (found[0], jax.tree.map(np.array, found[1]))
 
     with (
-        layout.locked(path),
+        locked(path),
         contextlib.closing(checkpoints),
         Progress(*columns, console=console) as progress,
     ):
@@ -101,7 +65,7 @@ def run_sweep(path: Path, spec: SweepSpec, console: Console) -> SweepResult:
             make_env(spec.env_id, **spec.env_kwargs),
             spec.config,
             spec.settings,
-            num_updates=spec.num_updates,
+            num_updates=num_updates(spec.config, spec.total_steps),
             seeds=range(spec.seed, spec.seed + spec.num_seeds),
             hparams=spec.hparams,
             halving=spec.halving,

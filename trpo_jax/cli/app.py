@@ -1,0 +1,63 @@
+"""`trpo-jax`: which command is meant, and how it ends.
+
+Exit codes: 0 done, 1 `doctor` found something severe, 2 the caller's mistake (one line on stderr),
+130 and 143 interrupted by Ctrl-C and SIGTERM.
+"""
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+
+from trpo_jax.cli import inspect, sweep, train
+
+_USAGE = """\
+usage: trpo-jax COMMAND …
+
+  train ENV     train a policy; `trpo-jax train ENV --help` shows all settings, with the defaults
+                that are tuned for ENV; `trpo-jax train --resume RUN` goes on with a run
+  sweep ENV     train a grid of hyperparameters, or random ones, side by side
+  evaluate RUN  play episodes with a trained policy
+  plot RUN …    draw the pictures of one or several runs
+  render RUN    write an episode to watch
+  doctor RUN    say what went wrong in a run, if anything, and what to change
+  runs [DIR]    list the runs in a directory
+  envs          list the environments that can be trained
+
+`trpo-jax COMMAND --help` explains the options of a command.
+"""
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train.train,
+    "sweep": sweep.sweep,
+    "evaluate": inspect.evaluate,
+    "plot": inspect.plot,
+    "render": inspect.render,
+    "doctor": inspect.doctor,
+    "runs": inspect.runs,
+    "envs": inspect.envs,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(argv)
+    except ValueError as error:
+        print(f"trpo-jax: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("trpo-jax: interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        return 0 if argv else 2
+    command, rest = argv[0], argv[1:]
+    if command not in _COMMANDS:
+        near = difflib.get_close_matches(command, _COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(_COMMANDS)}"
+        raise ValueError(f"unknown command {command!r}; {hint}")
+    return _COMMANDS[command](rest)

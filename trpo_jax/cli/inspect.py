@@ -1,0 +1,150 @@
+"""The commands that look at what was trained, or could be."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from trpo_jax.cli.arguments import (
+    DoctorArguments,
+    EnvsArguments,
+    EvaluateArguments,
+    PlotArguments,
+    RenderArguments,
+    RunsArguments,
+)
+from trpo_jax.cli.parsing import parse, require_at_least
+from trpo_jax.presets import list_presets
+
+if TYPE_CHECKING:
+    from trpo_jax.experiments.run_directory import Run
+    from trpo_jax.learner.trpo import Agent
+
+
+def evaluate(argv: list[str]) -> int:
+    """Play episodes with a trained policy."""
+    arguments = parse(EvaluateArguments, argv, "trpo-jax evaluate")
+    require_at_least(arguments, "episodes", 1)
+    path = arguments.run / "best" if arguments.best else arguments.run
+    run, agent, state = _load(path, arguments.checkpoint)
+    from trpo_jax.experiments.evaluation import evaluate_state
+
+    summary = evaluate_state(
+        run,
+        agent,
+        state,
+        num_episodes=arguments.episodes,
+        deterministic=not arguments.stochastic,
+    )
+    if arguments.json:
+        print(json.dumps(summary._asdict()))
+        return 0
+    unit = "seeds" if len(summary.mean_per_run) > 1 else "episodes"
+    print(f"return               {summary}")
+    print(f"interquartile mean   {summary.interquartile_mean:.2f}")
+    print(f"worst, best          {summary.minimum:.2f}, {summary.maximum:.2f} ({unit})")
+    print(f"mean episode length  {summary.mean_length:.1f}")
+    return 0
+
+
+def plot(argv: list[str]) -> int:
+    """Draw the pictures of runs."""
+    arguments = parse(PlotArguments, argv, "trpo-jax plot")
+    from trpo_jax.experiments import plots, run_directory
+
+    if not arguments.runs:
+        raise ValueError("RUN is missing; `trpo-jax runs` lists the runs there are")
+    runs = [run_directory.load_run(path) for path in arguments.runs]
+    for path in plots.plot_runs(runs, arguments.out or runs[0].path, arguments.formats):
+        print(path)
+    return 0
+
+
+def render(argv: list[str]) -> int:
+    """Write an episode to watch."""
+    arguments = parse(RenderArguments, argv, "trpo-jax render")
+    require_at_least(arguments, "max_frames", 1)
+    require_at_least(arguments, "episode", 0)
+    run, agent, state = _load(arguments.run, arguments.checkpoint)
+    from trpo_jax.envs import make_env
+    from trpo_jax.experiments import render, states
+    from trpo_jax.experiments.evaluation import evaluation_key
+
+    seed = run.spec.seed if arguments.seed is None else arguments.seed
+    file = render.render(
+        make_env(run.spec.env_id, **run.spec.env_kwargs),
+        agent,
+        states.lane(run.spec, state, seed),
+        arguments.out or run.path / "episode",
+        key=jax.random.fold_in(evaluation_key(), arguments.episode),
+        deterministic=not arguments.stochastic,
+        max_frames=arguments.max_frames,
+        progress=lambda frames: iter(track(frames, description="drawing", transient=True)),
+    )
+    print(file)
+    return 0
+
+
+def doctor(argv: list[str]) -> int:
+    """Say what went wrong in a run."""
+    arguments = parse(DoctorArguments, argv, "trpo-jax doctor")
+    from trpo_jax.experiments import doctor, run_directory
+
+    run = run_directory.load_run(arguments.run)
+    diagnosis = doctor.examine(run)
+    print(diagnosis.to_json() if arguments.json else diagnosis.to_text())
+    if arguments.dump is not None:
+        for path in doctor.dump(run, arguments.update, arguments.dump):
+            print(path, file=sys.stderr)
+    return 1 if diagnosis.severe else 0
+
+
+def runs(argv: list[str]) -> int:
+    """List the runs in a directory."""
+    arguments = parse(RunsArguments, argv, "trpo-jax runs")
+    from trpo_jax.experiments import run_directory
+
+    runs = run_directory.list_runs(arguments.dir)
+    if not runs:
+        print(f"no runs in {arguments.dir}")
+        return 0
+    table = Table("run", "environment", "seeds", "steps", "of", "last return", "status", box=None)
+    for run in runs:
+        table.add_row(
+            str(run.path),
+            run.env_id,
+            str(run.num_seeds),
+            f"{run.steps:,}",
+            f"{run.total_steps:,}",
+            "–" if run.last_return is None else f"{run.last_return:.2f}",
+            run.status,
+        )
+    Console().print(table)
+    return 0
+
+
+def envs(argv: list[str]) -> int:
+    """List the environments that can be trained."""
+    parse(EnvsArguments, argv, "trpo-jax envs")
+    from trpo_jax.envs import list_environments
+
+    tuned = set(list_presets())
+    for full_id in list_environments():
+        mark = "  tuned" if full_id.rpartition("/")[2] in tuned else ""
+        print(f"{full_id}{mark}")
+    return 0
+
+
+def _load(path: Path, checkpoint: str) -> tuple["Run", "Agent", Any]:
+    """A run, its agent and one of its states."""
+    from trpo_jax.experiments import run_directory, runner, states
+
+    run = run_directory.load_run(path)
+    agent = states.make_agent(run.spec)
+    runner.enable_compilation_cache()
+    return run, agent, states.final_state(run, agent, checkpoint)

@@ -1,0 +1,73 @@
+"""From words to arguments; a mistake becomes a `ValueError` of one line."""
+
+import ast
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from trpo_jax.presets import DEFAULT, Preset, get_preset
+
+Arguments = TypeVar("Arguments")
+
+
+def preset_of(argv: Sequence[str]) -> Preset:
+    """The settings of the environment that the command names; the defaults if none are tuned."""
+    presets = (get_preset(word) for word in argv)
+    return next((preset for preset in presets if preset is not DEFAULT), DEFAULT)
+
+
+def require_at_least(arguments: Any, name: str, smallest: int) -> None:
+    """Raise `ValueError` unless an argument is left out or at least the smallest allowed."""
+    value = getattr(arguments, name)
+    if value is not None and value < smallest:
+        raise ValueError(f"{name}={value} must be a whole number >= {smallest}")
+
+
+def parse(
+    kind: type[Arguments],
+    argv: list[str],
+    prog: str,
+    default: Arguments | Any = tyro.MISSING_NONPROP,
+) -> Arguments:
+    """Parse with tyro; a mistake becomes a `ValueError` of one line instead of a box."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(kind, args=argv, prog=prog, default=default)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise ValueError(_one_line(errors.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """The message of tyro's error box, and the first of the options that it suggests."""
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
+    sections: list[list[str]] = [[]]
+    for line in lines[1:]:
+        if line and not line.strip("─"):
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    message = " ".join(sections[0])
+    for section in sections[1:]:
+        if section and section[0].startswith("Perhaps you meant") and len(section) > 1:
+            message += f"; did you mean {section[1].split()[0]}?"
+    return message
+
+
+def keywords_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE pairs; a value that reads as a Python literal is one, anything else a string."""
+    keywords = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"env_args={pair!r} is not of the form NAME=VALUE")
+        try:
+            keywords[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            keywords[name] = text
+    return keywords

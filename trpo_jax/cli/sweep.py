@@ -1,0 +1,73 @@
+"""`trpo-jax sweep`: many trainings side by side."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from trpo_jax.cli.arguments import SweepArguments
+from trpo_jax.cli.parsing import keywords_of, parse, preset_of, require_at_least
+from trpo_jax.config import HParams
+
+if TYPE_CHECKING:
+    from trpo_jax.experiments.specification import SweepSpec
+
+
+def sweep(argv: list[str]) -> int:
+    """Train a grid of settings, or go on with one."""
+    preset = preset_of(argv)
+    default = SweepArguments(config=preset.config, total_steps=preset.total_steps)
+    arguments = parse(SweepArguments, argv, "trpo-jax sweep", default)
+    from trpo_jax.experiments import files, run_directory, runner, specification
+    from trpo_jax.experiments.sweep import on_disk
+
+    if arguments.resume is not None:
+        path, spec = arguments.resume, on_disk.load_sweep(arguments.resume)
+        if (path / on_disk.RESULTS).is_file():
+            raise ValueError(f"sweep={path} is complete; its best run is {path / 'best'}")
+    else:
+        spec = _sweep_spec(arguments, preset.hparams)
+        name = f"sweep-{arguments.env}"
+        path = files.create_directory(arguments.out or run_directory.default_directory(name))
+        specification.write_specification(path / on_disk.SPEC, spec)
+    runner.enable_compilation_cache()
+    console = Console()
+    result = on_disk.run_sweep(path, spec, console)
+    console.print(on_disk.results_table(result))
+    console.print(f"sweep directory: {path}", highlight=False, soft_wrap=True)
+    console.print(f"best run: {path / run_directory.BEST}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _sweep_spec(arguments: SweepArguments, hparams: HParams) -> "SweepSpec":
+    """What is to be swept; raises `ValueError` if environment or settings cannot work."""
+    from trpo_jax.experiments import specification, states
+    from trpo_jax.experiments.sweep import grid, random_settings
+
+    if not arguments.env:
+        raise ValueError("ENV is missing; `trpo-jax envs` lists the environments there are")
+    for name in ("seeds", "total_steps", "eval_episodes", "max_parallel", "random"):
+        require_at_least(arguments, name, 1)
+    axes = {name: values for name, values in vars(arguments.swept).items() if values}
+    if not axes:
+        raise ValueError("nothing to sweep; give values, such as --max-kl 0.003 0.01 0.03")
+    if arguments.random is None:
+        settings = grid(axes)
+    else:
+        settings = random_settings(axes, arguments.random, arguments.seed)
+    for setting in settings:
+        hparams.replace(**setting)
+    spec = specification.SweepSpec(
+        env_id=arguments.env,
+        env_kwargs=keywords_of(arguments.env_args),
+        config=arguments.config,
+        hparams=hparams,
+        settings=settings,
+        seed=arguments.seed,
+        num_seeds=arguments.seeds,
+        total_steps=arguments.total_steps,
+        halving=list(arguments.halving),
+        max_parallel=arguments.max_parallel,
+        eval_episodes=arguments.eval_episodes,
+    )
+    states.make_agent(spec)
+    return spec

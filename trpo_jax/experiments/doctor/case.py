@@ -1,0 +1,96 @@
+"""One seed of a run, as the rules see it, and what its returns say."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from trpo_jax.config import HParams, TRPOConfig
+
+OFTEN = 0.2
+"""Share of updates that counts as often."""
+MOSTLY = 0.5
+"""Share of updates, or of units, that counts as most."""
+ENOUGH_RETURNS = 8
+"""Fewer do not tell a change of the return from noise."""
+_SHOWN_UPDATES = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One seed of a run, as the rules see it."""
+
+    history: Mapping[str, np.ndarray]
+    """name -> [updates, ...]."""
+    config: TRPOConfig
+    hparams: HParams
+    continuous: bool | None
+    """Whether the actions are continuous; None if that is not known."""
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.asarray(self.history[name])
+
+    @property
+    def returns(self) -> np.ndarray:
+        """The returns of those updates in which episodes ended."""
+        return self["episode_return"][self["num_episodes"] > 0]
+
+    def median(self, values: np.ndarray) -> float:
+        """Median of the finite values; NaN if there are none."""
+        finite = values[np.isfinite(values)]
+        return float(np.median(finite)) if finite.size else float("nan")
+
+    def updates(self, mask: np.ndarray) -> tuple[int, ...]:
+        """The first few updates of a mask."""
+        return tuple(int(update) for update in self["update"][mask][:_SHOWN_UPDATES])
+
+    @property
+    def num_dimensions(self) -> int:
+        """Action dimensions, from the two KLs."""
+        kl, per_dimension = self["kl"], self["kl_per_dimension"]
+        usable = per_dimension > 0
+        return round(float(np.median(kl[usable] / per_dimension[usable]))) if usable.any() else 1
+
+
+def early_return(returns: np.ndarray) -> float:
+    """Return at the start: mean of the first tenth, of three at least."""
+    finite = returns[np.isfinite(returns)]
+    return float(finite[: _width(finite)].mean()) if finite.size else float("nan")
+
+
+def late_return(returns: np.ndarray) -> float:
+    """Return at the end: mean of the last tenth, of three at least."""
+    finite = returns[np.isfinite(returns)]
+    return float(finite[-_width(finite) :].mean()) if finite.size else float("nan")
+
+
+def best_return(returns: np.ndarray) -> float:
+    """Highest mean over a tenth of the returns in a row, over three at least."""
+    finite = returns[np.isfinite(returns)]
+    if not finite.size:
+        return float("nan")
+    width = _width(finite)
+    return float(np.convolve(finite, np.ones(width) / width, mode="valid").max())
+
+
+def _width(returns: np.ndarray) -> int:
+    """How many returns are averaged; a single one is too noisy to judge by."""
+    return min(returns.size, max(3, returns.size // 10))
+
+
+def spread(returns: np.ndarray) -> float:
+    """Twice the noise of the return: what it jumps from one update to the next; ∞ for too few."""
+    finite = returns[np.isfinite(returns)]
+    if finite.size < ENOUGH_RETURNS:
+        return float("inf")
+    return float(2 * np.median(np.abs(np.diff(finite))) / 0.95)
+
+
+def trend(returns: np.ndarray) -> float:
+    """Rank correlation of return and time."""
+    from scipy.stats import spearmanr
+
+    finite = returns[np.isfinite(returns)]
+    if finite.size < 5 or np.ptp(finite) == 0:
+        return 0.0
+    return float(spearmanr(np.arange(finite.size), finite).statistic)

@@ -1,0 +1,103 @@
+"""What went wrong in a run, on which numbers that rests, and what to change.
+
+The rules are the rows D1–D6 (debugging) and M1–M8 (monitoring) of the source article. Each looks at
+the metrics of one seed and gives a finding or none; they stand in the order of cause before effect,
+so that the first severe finding is the main one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.experiments.doctor import data_rules, learning_rules, solver_rules
+from trpo_jax.experiments.doctor.case import Case
+from trpo_jax.experiments.doctor.findings import SEVERITIES, Diagnosis, Finding
+from trpo_jax.experiments.loggers import to_columns
+from trpo_jax.experiments.run_directory import Run
+from trpo_jax.learner.monitoring import UpdateMetrics
+
+RULES: tuple[Callable[[Case], Finding | None], ...] = (
+    data_rules.off_policy,
+    data_rules.invalid_data,
+    data_rules.exploding_rewards,
+    data_rules.no_signal,
+    learning_rules.dead_units,
+    solver_rules.singular_curvature,
+    solver_rules.cg_unconverged,
+    learning_rules.untrained_critic,
+    learning_rules.failed_value_fit,
+    learning_rules.biased_advantages,
+    learning_rules.entropy_collapse,
+    learning_rules.collapse,
+    solver_rules.rejected_steps,
+    solver_rules.unlike_prediction,
+    data_rules.settings,
+)
+"""Causes before effects."""
+
+
+def diagnose(
+    history: UpdateMetrics | Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]],
+    config: TRPOConfig,
+    hparams: HParams = HParams(),  # noqa: B008 - frozen
+    *,
+    continuous: bool | None = None,
+) -> Diagnosis:
+    """Examine the metrics of a training.
+
+    `history` is what `agent.train` returns, [updates, ...] or [seeds, updates, ...], or what
+    `Run.histories` does. `continuous` says whether the actions are, for the check of max_kl.
+    """
+    histories = _as_histories(history)
+    found: dict[str, list[Finding]] = {}
+    for each in histories:
+        case = Case(each, config, hparams, continuous)
+        for rule in RULES:
+            finding = rule(case)
+            if finding is not None:
+                found.setdefault(finding.name, []).append(finding)
+    merged = [_merge(findings, len(histories)) for findings in found.values()]
+    order = {rule.__name__: i for i, rule in enumerate(RULES)}
+    merged.sort(key=lambda finding: (SEVERITIES.index(finding.severity), order[finding.name]))
+    return Diagnosis(tuple(merged), len(histories[0]["update"]), len(histories))
+
+
+def examine(run: Run) -> Diagnosis:
+    """Diagnose a run on disk."""
+    from trpo_jax.envs import Box, make_env
+
+    histories = run.histories()
+    if not all(histories):
+        raise ValueError(f"run={run.path} has no update yet; wait until it has one")
+    env = make_env(run.spec.env_id, **run.spec.env_kwargs)
+    continuous = isinstance(env.action_space, Box)
+    return diagnose(histories, run.spec.config, run.spec.hparams, continuous=continuous)
+
+
+def _as_histories(history: Any) -> list[Mapping[str, np.ndarray]]:
+    """One mapping per seed, with alarms flattened and updates numbered."""
+    if isinstance(history, Mapping):
+        return [history]
+    if not isinstance(history, UpdateMetrics):
+        return list(history)
+    columns = to_columns(history)
+    if columns["kl"].ndim not in (1, 2):
+        raise ValueError(
+            f"history has metrics of shape {columns['kl'].shape}; pass what agent.train returns, "
+            "[updates], or [seeds, updates] under vmap"
+        )
+    if columns["kl"].ndim == 1:
+        columns = {name: column[None] for name, column in columns.items()}
+    num_seeds, num_updates = columns["kl"].shape
+    columns["update"] = np.tile(np.arange(1, num_updates + 1), (num_seeds, 1))
+    return [{name: column[i] for name, column in columns.items()} for i in range(num_seeds)]
+
+
+def _merge(findings: list[Finding], num_seeds: int) -> Finding:
+    """The same finding of several seeds: the gravest of them, and how many there are."""
+    gravest = min(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+    if num_seeds == 1 or gravest.name == "settings":
+        return gravest
+    return gravest._replace(evidence=f"{gravest.evidence} ({len(findings)} of {num_seeds} seeds)")

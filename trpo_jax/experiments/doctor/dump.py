@@ -1,0 +1,49 @@
+"""What an update learned from, as files to inspect by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from trpo_jax.experiments.doctor.diagnosis import examine
+from trpo_jax.experiments.run_directory import Run
+from trpo_jax.experiments.states import make_agent, state_at
+from trpo_jax.learner.batch import prepare_batch
+
+
+def dump(run: Run, update: int | None, directory: Path) -> list[Path]:
+    """Write what an update learned from: advantages.npy, vf_loss.npy and batch.npz.
+
+    The update is done again, from the nearest checkpoint before it. By default it is one that the
+    main finding rests on, else the last. advantages.npy holds the raw advantages [B], vf_loss.npy
+    the critic's squared errors [B] before its fit; with several seeds they are [seeds, B].
+    """
+    number = len(run.histories()[0].get("update", ()))
+    if update is None:
+        update = next((f.updates[0] for f in examine(run).findings if f.updates), number)
+    if not 1 <= update <= number:
+        raise ValueError(f"update={update} must be one of the run's, 1 to {number}")
+    agent, spec = make_agent(run.spec), run.spec
+    state = state_at(run, agent, update - 1)
+
+    def prepare(state: Any) -> tuple[Any, jax.Array]:
+        state, trajectory = agent.rollout(state)
+        prepared = prepare_batch(
+            state, trajectory, spec.hparams,
+            policy=agent.policy, critic=agent.critic, config=spec.config,
+        )  # fmt: skip
+        return prepared.batch, prepared.raw_advantage
+
+    prepare = jax.vmap(prepare) if spec.num_seeds > 1 else prepare
+    batch, advantage = jax.device_get(jax.jit(prepare)(state))
+    directory.mkdir(parents=True, exist_ok=True)
+    files = [directory / name for name in ("advantages.npy", "vf_loss.npy", "batch.npz")]
+    np.save(files[0], advantage)
+    np.save(files[1], (batch.value_target - batch.value) ** 2)
+    arrays = {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]
+    }
+    np.savez(files[2], **arrays)
+    return files

@@ -1,0 +1,158 @@
+"""Rules about what comes of it: the networks, the critic, the return."""
+
+import numpy as np
+
+from trpo_jax.experiments.doctor.case import (
+    MOSTLY,
+    OFTEN,
+    Case,
+    best_return,
+    early_return,
+    late_return,
+    spread,
+    trend,
+)
+from trpo_jax.experiments.doctor.findings import Finding
+from trpo_jax.learner.monitoring import INACTIVE_UNITS
+
+IDLE_FIT = 0.99
+"""Median of value loss after / before the fit, of a fit that does nothing. Injected faults 0.999
+and more, healthy presets below 0.8."""
+SLOW_FIT = 0.97
+"""The same, of a fit that does too little."""
+POOR_CRITIC = 0.5
+"""Explained variance below which an idle fit is not merely done."""
+COLLAPSED_ENTROPY = 0.1
+"""Share of the first entropy (discrete) below which a policy is nearly deterministic."""
+COLLAPSED_LOG_STD = 2.0
+"""Nats per action dimension lost since the start, the same for continuous actions."""
+CLEAR_TREND = 0.5
+"""Rank correlation of return and update that counts as a trend."""
+
+
+def dead_units(case: Case) -> Finding | None:
+    """M6, D4: units that answer to no input."""
+    shares = np.nan_to_num(case["inactive_units"])
+    worst = shares.max(axis=1, initial=0)
+    late = float(np.median(worst[-max(1, len(worst) // 4) :]))
+    if late <= INACTIVE_UNITS:
+        return None
+    layer = int(shares[-1].argmax()) + 1
+    saturated = case.config.activation == "tanh"
+    return Finding(
+        "dead_units", "D4", "severe" if late > 0.25 else "warning",
+        f"{'saturated' if saturated else 'dead'} units in the policy",
+        f"{late:.0%} of a hidden layer at the end (layer {layer}); the alarm is at 10 %",
+        case.updates(worst > INACTIVE_UNITS),
+        ("observations that are large or far from zero", "steps too large for the activation"),
+        ("--normalize-observations",
+         "--activation tanh" if not saturated else "--activation leaky_relu", "smaller --max-kl"),
+    )  # fmt: skip
+
+
+def untrained_critic(case: Case) -> Finding | None:
+    """M3: the value fit does not lower its loss."""
+    before, after = case["value_loss_before"], case["value_loss"]
+    ratio = case.median(after / np.where(before > 0, before, np.nan))
+    explained = case.median(case["explained_variance"])
+    if not (ratio > SLOW_FIT and explained < POOR_CRITIC):
+        return None
+    rate = float(np.min(case.hparams.value_learning_rate))
+    return Finding(
+        "untrained_critic", "M3", "severe" if ratio > IDLE_FIT else "warning",
+        "the value function " + ("does not learn" if ratio > IDLE_FIT else "learns slowly"),
+        f"its fit leaves {ratio:.1%} of the loss (median) and explains {explained:.0%} of the "
+        "variance of the returns",
+        (),
+        ("the learning rate is too small, or so large that the fit goes nowhere",
+         "too few epochs", "returns of a scale that the network does not reach"),
+        (f"--value-learning-rate (now {rate:g}, default 0.001)",
+         f"--value-epochs (now {case.config.value_epochs}, default 10)", "--normalize-rewards"),
+    )  # fmt: skip
+
+
+def failed_value_fit(case: Case) -> Finding | None:
+    """M3: the value fit raises its loss."""
+    failed = case["alarm_value_fit_failed"] & ~case["alarm_off_policy"]
+    if failed.mean() <= OFTEN:
+        return None
+    return Finding(
+        "failed_value_fit", "M3", "severe" if failed.mean() > MOSTLY else "warning",
+        "the value fit diverges",
+        f"its loss rose, or was not finite, in {failed.mean():.0%} of the updates",
+        case.updates(failed),
+        ("the learning rate is too large", "returns of a large scale"),
+        (f"--value-learning-rate {float(np.min(case.hparams.value_learning_rate)) / 3:.2g}",
+         "--normalize-rewards"),
+    )  # fmt: skip
+
+
+def biased_advantages(case: Case) -> Finding | None:
+    """D3: the surrogate rises and the return falls."""
+    returns = case.returns
+    gained = case["accepted"] & (case["improvement"] > 0)
+    falls = late_return(returns) < early_return(returns) - spread(returns)
+    if gained.mean() < MOSTLY or not falls or trend(returns) > -CLEAR_TREND:
+        return None
+    return Finding(
+        "biased_advantages", "D3", "severe", "the surrogate rises but the return falls",
+        f"{gained.mean():.0%} of the updates gained on the surrogate, yet the return fell from "
+        f"{early_return(returns):.4g} to {late_return(returns):.4g}; explained variance is "
+        f"{case.median(case['explained_variance']):.2f} (median)",
+        (),
+        ("the advantages are biased: wrong sign, wrong bootstrap at time limits, rewards shifted "
+         "by a step", "a value function that is fitted to something else",
+         "too small a gae_lambda for this critic"),
+        ("inspect them: trpo-jax doctor RUN --dump DIR", "--gae-lambda 0.98",
+         "--value-epochs 20"),
+    )  # fmt: skip
+
+
+def entropy_collapse(case: Case) -> Finding | None:
+    """D4, M5: the policy became nearly deterministic without having become better."""
+    entropy, returns = case["entropy"], case.returns
+    lost = entropy[0] - entropy[-1]
+    dimensions = case.num_dimensions
+    if case.continuous or (case.continuous is None and entropy[-1] < 0):
+        collapsed = lost > COLLAPSED_LOG_STD * dimensions
+    else:
+        collapsed = entropy[-1] < COLLAPSED_ENTROPY * entropy[0]
+    locking = case["alarm_locking_in"]
+    improved = late_return(returns) > early_return(returns) + spread(returns)
+    collapses = collapsed and not (improved and locking.mean() < OFTEN)
+    if not collapses and (improved or locking.mean() <= MOSTLY):
+        return None
+    return Finding(
+        "entropy_collapse", "D4", "severe", "the policy becomes deterministic too early",
+        f"entropy fell from {entropy[0]:.2f} to {entropy[-1]:.2f} nats while the return went from "
+        f"{early_return(returns):.4g} to {late_return(returns):.4g}; it fell sharply at a high "
+        f"KL in {locking.mean():.0%} of the updates",
+        case.updates(locking),
+        ("steps too large for so little data", "a reward that favours one action at first"),
+        (f"--max-kl {float(np.max(case.hparams.max_kl)) / 3:.2g}",
+         f"--entropy-coef {max(0.01, 3 * float(np.max(case.hparams.entropy_coef))):.2g}",
+         "larger batches: --num-envs, --num-steps"),
+    )  # fmt: skip
+
+
+def collapse(case: Case) -> Finding | None:
+    """M7: the return was lost again."""
+    returns = case.returns
+    drops = case["alarm_return_drop"]
+    best, late, early = best_return(returns), late_return(returns), early_return(returns)
+    if not np.isfinite(best + late + early) or best - early <= spread(returns):
+        return None
+    lost = (best - late) / (best - early)
+    if lost < MOSTLY:
+        return None
+    return Finding(
+        "collapse", "M7", "severe" if lost > 0.75 else "warning",
+        "the return was reached and lost again",
+        f"{lost:.0%} of the gain is gone: {early:.4g} at the start, {best:.4g} at best, "
+        f"{late:.4g} at the end; {drops.mean():.0%} of the updates lost more than half",
+        case.updates(drops),
+        ("steps too large: mean KL does not bound every state's", "batches too small",
+         "a critic that did not follow"),
+        (f"--max-kl {float(np.max(case.hparams.max_kl)) / 3:.2g}",
+         "larger batches: --num-envs, --num-steps", "--value-epochs 20"),
+    )  # fmt: skip

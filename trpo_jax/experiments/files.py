@@ -1,0 +1,71 @@
+"""Files that outlive a kill: replaced in one step, read back, and one process at a time."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_LOCK = ".lock"
+
+
+def create_directory(path: Path) -> Path:
+    """Make a new, empty directory. Raises `ValueError` if it cannot be made or is not empty."""
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(f"out={path} exists and is not an empty directory; choose another one")
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"out={path} cannot be written: {error.strerror}") from None
+    return path
+
+
+def write_text(file: Path, text: str) -> None:
+    """Replace a file in one step: the old content or the new one, never half of it."""
+    temporary = file.with_name(f".{file.name}.new")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, file)
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines; a last line that was torn by a kill is left out."""
+    if not file.is_file():
+        return []
+    lines = file.read_bytes().split(b"\n")[:-1]
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError:
+        raise ValueError(f"{file} is damaged: a line is not JSON") from None
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a run directory for this process; the lock goes with the process, however it ends."""
+    with (path / _LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"run={path} is in use by another process; wait until it ends"
+            ) from None
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process trains in this directory now."""
+    if not (path / _LOCK).is_file():
+        return False
+    with (path / _LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False

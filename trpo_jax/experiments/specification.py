@@ -1,0 +1,122 @@
+"""What determines a training or a sweep, and how that is written down."""
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+
+from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.experiments.files import write_text
+
+
+class RunSpec(NamedTuple):
+    """Everything that determines the numbers of a run."""
+
+    env_id: str
+    env_kwargs: dict[str, Any]
+    config: TRPOConfig
+    hparams: HParams
+    seed: int
+    num_seeds: int
+
+    @property
+    def seeds(self) -> list[int]:
+        """Lane i of a vmapped run is the run with seed `seed + i`."""
+        return list(range(self.seed, self.seed + self.num_seeds))
+
+
+class RunOptions(NamedTuple):
+    """What surrounds the training and changes no number of it."""
+
+    checkpoint_every: int | None = None
+    """Updates between checkpoints; by default about every ten seconds."""
+    keep: int = 3
+    """Checkpoints that are kept, the newest ones; the best by evaluation is kept apart."""
+    eval_every: int | None = None
+    """Updates between evaluations; 0 for none. By default as many as cost little, ten at most."""
+    eval_episodes: int = 128
+    """Episodes of the evaluation at the end, per seed."""
+    tensorboard: bool = True
+    """Write TensorBoard events, besides metrics.jsonl."""
+    wandb: str | None = None
+    """Log to this project of Weights & Biases."""
+
+
+class SweepSpec(NamedTuple):
+    """Everything that determines a sweep."""
+
+    env_id: str
+    env_kwargs: dict[str, Any]
+    config: TRPOConfig
+    hparams: HParams
+    settings: list[dict[str, float]]
+    seed: int
+    num_seeds: int
+    total_steps: int
+    halving: list[float]
+    max_parallel: int | None
+    eval_episodes: int
+
+
+Spec = TypeVar("Spec", RunSpec, SweepSpec)
+
+
+def num_updates(config: TRPOConfig, total_steps: int) -> int:
+    """Environment steps as updates, rounded up to whole ones."""
+    return -(-total_steps // config.batch_size)
+
+
+def write_specification(file: Path, spec: RunSpec | SweepSpec, **more: Any) -> None:
+    """Write a specification as JSON, with `more` and what it was begun with."""
+    content = {
+        **spec._asdict(),
+        "config": vars(spec.config),
+        "hparams": vars(spec.hparams),
+        **more,
+        "versions": current_versions(),
+        "devices": [str(device) for device in jax.devices()],
+        "command": sys.argv,
+    }
+    write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def reading(what: str, file: Path) -> Iterator[dict[str, Any]]:
+    """The content of a specification's file; whatever is wrong with it becomes a `ValueError`."""
+    if not file.parent.is_dir():
+        raise ValueError(
+            f"{what}={file.parent} does not exist; `trpo-jax runs` lists the runs there are"
+        )
+    if not file.is_file():
+        raise ValueError(f"{what}={file.parent} is not a {what}: it has no {file.name}")
+    try:
+        yield json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{what}={file.parent}: {file.name} cannot be read ({type(error).__name__}: {error}); "
+            "it is damaged or was written by another version of trpo_jax"
+        ) from None
+
+
+def specification(kind: type[Spec], content: dict[str, Any]) -> Spec:
+    """The specification in a file's content; JSON knows no tuples."""
+    fields = {name: content[name] for name in kind._fields}
+    config: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in fields["config"].items()
+    }
+    fields |= {"config": TRPOConfig(**config), "hparams": HParams(**fields["hparams"])}
+    return kind(**fields)
+
+
+def current_versions() -> dict[str, str]:
+    """Of everything that decides whether a run continues bit for bit."""
+    packages = ("trpo_jax", "jax", "jaxlib", "flax", "optax", "gymnax", "brax")
+    versions = {name: importlib.metadata.version(name.replace("_", "-")) for name in packages}
+    return {**versions, "python": platform.python_version()}

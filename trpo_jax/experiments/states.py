@@ -1,0 +1,83 @@
+"""The agent of a run and its states: before its first update, on disk, and in between."""
+
+import contextlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from trpo_jax.envs import make_env
+from trpo_jax.experiments import run_directory as layout
+from trpo_jax.experiments.checkpoints import Checkpoints
+from trpo_jax.experiments.chunks import MAX_CHUNK, Update, make_advance, one_lane, seed_lanes
+from trpo_jax.experiments.run_directory import Run
+from trpo_jax.experiments.specification import RunSpec, SweepSpec
+from trpo_jax.learner.trpo import Agent, make_trpo
+
+
+def make_agent(spec: RunSpec | SweepSpec) -> Agent:
+    """The agent that is trained; raises `ValueError` if environment or settings cannot work."""
+    return make_trpo(make_env(spec.env_id, **spec.env_kwargs), spec.config)
+
+
+def initial_state(agent: Agent, spec: RunSpec) -> Any:
+    """The state before the first update; with a leading axis of seeds if there are several."""
+    if spec.num_seeds == 1:
+        return agent.init(jax.random.key(spec.seed))
+    return jax.vmap(lambda seed: agent.init(jax.random.key(seed)))(jnp.asarray(spec.seeds))
+
+
+def lane(spec: RunSpec, state: Any, seed: int) -> Any:
+    """The state of one seed of a run."""
+    if seed not in spec.seeds:
+        raise ValueError(
+            f"seed={seed} is not of this run; it has {', '.join(map(str, spec.seeds))}"
+        )
+    if spec.num_seeds == 1:
+        return state
+    return jax.tree.map(lambda leaf: leaf[seed - spec.seed], state)
+
+
+def updates_done(run: Run) -> int:
+    """Updates up to the last checkpoint."""
+    return max(Checkpoints(run.path / layout.CHECKPOINTS).updates(), default=0)
+
+
+def final_state(run: Run, agent: Agent, which: str = "last") -> Any:
+    """The state of a run at its "last" or "best" checkpoint, or after an update that has one."""
+    checkpoints = Checkpoints(run.path / (layout.BEST if which == "best" else layout.CHECKPOINTS))
+    updates = checkpoints.updates()
+    if not updates:
+        raise ValueError(f"run={run.path} has no checkpoint in {which!r} yet; train it for longer")
+    if which in ("last", "best"):
+        update = updates[-1]
+    elif which.isdigit() and int(which) in updates:
+        update = int(which)
+    else:
+        there = ", ".join(map(str, updates))
+        raise ValueError(f"checkpoint={which} is not there; use last, best or one of {there}")
+    with contextlib.closing(checkpoints):
+        return checkpoints.restore(update, initial_state(agent, run.spec))
+
+
+def state_at(run: Run, agent: Agent, updates: int) -> Any:
+    """The state after so many updates: of the nearest checkpoint before, and trained on."""
+    with contextlib.closing(Checkpoints(run.path / layout.CHECKPOINTS)) as checkpoints:
+        earlier = [update for update in checkpoints.updates() if update <= updates]
+        done = max(earlier, default=0)
+        if done:
+            state = checkpoints.restore(done, initial_state(agent, run.spec))
+        else:
+            state = initial_state(agent, run.spec)
+    advance = make_advance(make_lanes(agent, run.spec))
+    hparams = run.spec.hparams.as_arrays()
+    while done < updates:
+        count = min(MAX_CHUNK, updates - done)
+        state, _ = advance(state, hparams, jnp.int32(count))
+        done += count
+    return state
+
+
+def make_lanes(agent: Agent, spec: RunSpec) -> Update:
+    """The update of all seeds of a run."""
+    return seed_lanes(agent) if spec.num_seeds > 1 else one_lane(agent)

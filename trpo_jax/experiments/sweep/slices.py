@@ -1,0 +1,137 @@
+"""Lanes in slices that fit the memory: one compiled program, whatever their number."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trpo_jax.config import HParams
+from trpo_jax.experiments.checkpoints import from_host, to_host
+from trpo_jax.experiments.chunks import MAX_CHUNK, first_updates, make_advance, setting_lanes
+from trpo_jax.experiments.evaluation import evaluation_key, evaluation_program
+from trpo_jax.learner.monitoring import UpdateMetrics
+from trpo_jax.learner.trpo import Agent
+from trpo_jax.learner.types import TrainState
+
+_MEMORY_SHARE = {"cpu": 0.5, "gpu": 0.85, "tpu": 0.85}
+
+
+class Progress(NamedTuple):
+    """Where a sweep stands, on the host: what is stored between slices."""
+
+    states: Any
+    """Leaves [L, ...]; random keys as their data."""
+    history: UpdateMetrics
+    """Leaves [L, updates, ...]."""
+    updates_done: np.ndarray
+    """int [L]."""
+
+
+class Slices:
+    """Lanes in slices of one width, so that one program serves them all."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        hparams: HParams,
+        num_updates: int,
+        max_parallel: int | None,
+        report: Callable[[int, int], None],
+    ):
+        self._agent, self._hparams, self._num_updates = agent, hparams, num_updates
+        self._update = setting_lanes(agent)
+        self._advance = make_advance(self._update)
+        self._width = max_parallel
+        self._report, self._reported = report, 0
+        self.like = agent.init(jax.random.key(0))
+
+    def begin(self, seeds: Sequence[int]) -> Progress:
+        """All lanes before their first update."""
+        states = jax.vmap(lambda seed: self._agent.init(jax.random.key(seed)))(jnp.asarray(seeds))
+        metrics = jax.eval_shape(self._update, states, self._hparams)[1]
+        history = jax.tree.map(
+            lambda leaf: np.zeros((leaf.shape[0], self._num_updates, *leaf.shape[1:]), leaf.dtype),
+            metrics,
+        )
+        writable = jax.tree.map(np.array, to_host(states))
+        return Progress(writable, history, np.zeros(len(seeds), np.int64))
+
+    def split(self, lanes: np.ndarray, progress: Progress) -> list[np.ndarray]:
+        """Slices of equal width; the last one is filled up with its own last lane."""
+        if self._width is None:
+            self._width = self._widest(lanes, progress)
+        width = min(self._width, len(lanes))
+        slices = [lanes[i : i + width] for i in range(0, len(lanes), width)]
+        slices[-1] = np.pad(slices[-1], (0, width - len(slices[-1])), mode="edge")
+        return slices
+
+    def advance(self, progress: Progress, lanes: np.ndarray, until: int) -> None:
+        """Train some lanes up to an update; their part of `progress` is written."""
+        states, hparams = self._states(progress, lanes), _take(self._hparams, lanes)
+        done, distinct = int(progress.updates_done[lanes].min()), len(np.unique(lanes))
+        while done < until:
+            count = min(MAX_CHUNK, until - done)
+            states, history = self._advance(states, hparams, jnp.int32(count))
+            part = first_updates(jax.device_get(history), count)
+            jax.tree.map(_writer((lanes, slice(done, done + count))), progress.history, part)
+            done += count
+            self._reported += count * distinct
+            self._report(self._reported, self._num_updates * len(progress.updates_done))
+        jax.tree.map(_writer(lanes), progress.states, to_host(states))
+        progress.updates_done[lanes] = until
+
+    def evaluate(self, progress: Progress, num_episodes: int) -> np.ndarray:
+        """[L]: mean return of every lane, all from the same initial states."""
+
+        program = evaluation_program(self._agent, num_episodes, lanes=True)
+        returns = np.zeros(len(progress.updates_done))
+        for lanes in self.split(np.arange(len(returns)), progress):
+            stats = program(self._states(progress, lanes), evaluation_key())
+            returns[lanes] = np.asarray(stats.returns).mean(axis=1, dtype=np.float64)
+        return returns
+
+    def _states(self, progress: Progress, lanes: np.ndarray) -> TrainState:
+        return from_host(_take(progress.states, lanes), self.like)
+
+    def _widest(self, lanes: np.ndarray, progress: Progress) -> int:
+        """As many lanes as the device has memory for, by the compiler's own account."""
+        states, hparams = self._states(progress, lanes), _take(self._hparams, lanes)
+        needed = _bytes_of(self._advance.lower(states, hparams, jnp.int32(1)).compile())
+        available = _available_memory()
+        share = min(1.0, available / needed) if needed else 1.0
+        return max(1, int(len(lanes) * share))
+
+
+def _writer(where: Any) -> Callable[[np.ndarray, np.ndarray], None]:
+    def write(whole: np.ndarray, part: np.ndarray) -> None:
+        whole[where] = part
+
+    return write
+
+
+def _bytes_of(program: Any) -> int:
+    analysis = program.memory_analysis()
+    if analysis is None:
+        return 0
+    return (
+        analysis.temp_size_in_bytes
+        + analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+    )
+
+
+def _available_memory() -> float:
+    """Bytes that a program may use on the device."""
+    device = jax.devices()[0]
+    share = _MEMORY_SHARE.get(device.platform, 0.5)
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return share * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    return share * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _take(tree: Any, lanes: np.ndarray) -> Any:
+    return jax.tree.map(lambda leaf: leaf[lanes], tree)
