@@ -176,6 +176,7 @@ def told(params, new_params, objective, batch, config):
         predicted_improvement=zero,
         gradient_norm=zero,
         step_norm=zero,
+        damping=zero,
         multiplier=zero,
         cg_iterations=jnp.int32(0),
         cg_residual_norms=jnp.zeros(config.cg_iterations + 1),

@@ -237,13 +237,14 @@ def test_a10_float64_on_request_and_cast_back(make_problem):
     problem = make_problem(batch_size=16)
     hparams = HPARAMS.replace(cg_damping=jnp.float32(1e-6), cg_tol=jnp.float32(0))
     residual = {}
-    for dtype in ("float32", "float64"):
+    for dtype in ("float32", "mixed", "float64"):
         config = STEP_CONFIG.replace(solver_dtype=dtype, cg_iterations=60)
         params, info = step(problem.objective, problem.params, problem.batch, hparams, config)
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
         assert info.cg_residual_norms.dtype == jnp.float32
         residual[dtype] = float(info.cg_residual_norms[-1] / info.cg_residual_norms[0])
     assert residual["float64"] < 0.1 * residual["float32"]
+    assert residual["mixed"] != residual["float32"]
 
 
 def test_a11_no_gradient_passes_through_conjugate_gradients():

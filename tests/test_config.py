@@ -30,6 +30,7 @@ HPARAM_NAMES = [spec.name for spec in dataclasses.fields(HParams)]
         ("initial_log_std", "small", "finite"),
         ("curvature", "exact", "gauss_newton"),
         ("cg_iterations", 0, ">= 1"),
+        ("adapt_damping", 1, "True or False"),
         ("solver_dtype", "bfloat16", "float64"),
         ("curvature_chunk_size", 0, ">= 1"),
         ("line_search", 1, "True or False"),

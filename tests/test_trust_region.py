@@ -178,6 +178,7 @@ def test_backtracks_as_the_derivation_does(make_problem, kind):
 VARIANTS = {
     "hvp": ({"curvature": "hvp"}, 1e-4),
     "float64": ({"solver_dtype": "float64"}, 1e-4),
+    "mixed": ({"solver_dtype": "mixed"}, 1e-4),
     "hvp float64": ({"solver_dtype": "float64", "curvature": "hvp"}, 1e-4),
     "chunks that divide": ({"curvature_chunk_size": 16}, 1e-4),
     "chunks that do not": ({"curvature_chunk_size": 13}, 1e-4),
@@ -236,7 +237,7 @@ def test_weights_are_multiplicities(make_problem):
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("solver_dtype", ["float32", "float64"])
+@pytest.mark.parametrize("solver_dtype", ["float32", "mixed", "float64"])
 def test_works_under_jit_of_vmap_of_scan(make_problem, solver_dtype):
     problem = make_problem()
     config = CONFIG.replace(solver_dtype=solver_dtype, cg_iterations=10)

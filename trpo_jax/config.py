@@ -64,8 +64,12 @@ class TRPOConfig:
         "gauss_newton", "product with the Fisher matrix: Jᵀ F J v, or jvp of grad of the mean KL"
     )
     cg_iterations: int = _setting(10, "upper bound on conjugate gradient iterations", *_at_least(1))
-    solver_dtype: Literal["float32", "float64"] = _setting(
-        "float32", "precision of curvature products and conjugate gradients"
+    adapt_damping: bool = _setting(
+        False, "change the damping from update to update by predicted against actual improvement"
+    )
+    solver_dtype: Literal["float32", "mixed", "float64"] = _setting(
+        "float32",
+        "precision of curvature products and conjugate gradients; mixed: float64 for the latter only",
     )
     curvature_chunk_size: int | None = _setting(
         None,

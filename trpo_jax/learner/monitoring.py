@@ -73,8 +73,10 @@ class UpdateMetrics(struct.PyTreeNode):
     """‖∇ surrogate‖."""
     step_norm: jax.Array
     """‖Δθ‖ of the full step."""
+    damping: jax.Array
+    """λ of H + λI in this update."""
     multiplier: jax.Array
-    """Lagrange multiplier λ = √(xᵀ(H + λI)x / 2δ)."""
+    """Lagrange multiplier √(xᵀ(H + λI)x / 2δ)."""
     cg_iterations: jax.Array
     """int32: conjugate gradient iterations."""
     cg_residual_norms: jax.Array

@@ -12,7 +12,8 @@ from trpo_jax.learner.objective import make_objective
 from trpo_jax.learner.types import TrainState
 from trpo_jax.policies.networks import Policy
 from trpo_jax.solver import trees
-from trpo_jax.solver.trust_region import StepStatus, TrustRegionInfo
+from trpo_jax.solver.damping import adaptive_trust_region_step
+from trpo_jax.solver.trust_region import StepStatus, TrustRegionInfo, trust_region_step
 
 
 class PolicyStep(NamedTuple):
@@ -21,11 +22,20 @@ class PolicyStep(NamedTuple):
     init: Callable[[Any], Any]
     """policy_params -> step state."""
     apply: Callable[..., tuple[Any, Any, TrustRegionInfo]]
-    """(key, objective, params, state, batch, hparams, config) -> (params, state, info)."""
+    """(key, objective, params, state, batch, hparams, config) -> (params, state, info).
+
+    The state goes on also when `info.accepted` is false: the step decides what a rejection means.
+    """
 
 
-def as_policy_step(step: Callable[..., Any] | PolicyStep) -> PolicyStep:
+def as_policy_step(step: Callable[..., Any] | PolicyStep, config: TRPOConfig) -> PolicyStep:
     """A plain function as a `PolicyStep` that carries nothing; a `PolicyStep` as it is."""
+    if config.adapt_damping:
+        if step is not trust_region_step:
+            raise ValueError(
+                f"adapt_damping=True is for the default policy step; with {step!r} leave it False"
+            )
+        return _ADAPTIVE
     if isinstance(step, PolicyStep):
         return step
 
@@ -35,6 +45,14 @@ def as_policy_step(step: Callable[..., Any] | PolicyStep) -> PolicyStep:
         return params, step_state, info
 
     return PolicyStep(init=lambda params: (), apply=apply)
+
+
+def _adaptive(key, objective, params, scale, batch, hparams, config):
+    del key
+    return adaptive_trust_region_step(objective, params, scale, batch, hparams, config)
+
+
+_ADAPTIVE = PolicyStep(init=lambda params: jnp.ones((), jnp.float32), apply=_adaptive)
 
 
 def guarded_step(
@@ -59,7 +77,7 @@ def guarded_step(
         config,
     )
     finite = trees.all_finite((params, step_state))
-    keep = prepared.on_policy & info.accepted & finite
+    sound = prepared.on_policy & finite
     reason = jnp.where(
         prepared.on_policy & ~finite | jnp.isnan(prepared.on_policy_gap),
         StepStatus.NOT_FINITE,
@@ -73,7 +91,7 @@ def guarded_step(
         improvement=jnp.zeros_like(info.improvement),
     )
     return (
-        trees.select(keep, params, state.policy_params),
-        trees.select(keep, step_state, state.policy_step_state),
+        trees.select(sound & info.accepted, params, state.policy_params),
+        trees.select(sound, step_state, state.policy_step_state),
         trees.select(prepared.on_policy & (finite | ~info.accepted), info, refused),
     )

@@ -86,7 +86,7 @@ def build_agent(
     """`make_trpo` without its checks; `build_agent.cache_clear()` forgets the agents so far."""
     check_environment(env)
     policy, critic = _networks(env, config)
-    step = as_policy_step(policy_step)
+    step = as_policy_step(policy_step, config)
     collect = functools.partial(rollout, env=env, policy=policy, config=config)
     improve = functools.partial(learn, policy=policy, critic=critic, config=config, step=step)
     play = functools.partial(evaluate, env=env, policy=policy, config=config)

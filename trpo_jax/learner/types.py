@@ -40,7 +40,7 @@ class TrainState(struct.PyTreeNode):
     value_opt_state: Any
     """State of the critic's optimiser."""
     policy_step_state: Any
-    """What the policy step carries from update to update; () for TRPO."""
+    """What the policy step carries from update to update; () for TRPO with a fixed damping."""
     obs_statistics: RunningStatistics
     """Of the observations up to the last update; leaves [*obs_shape]."""
     return_statistics: RunningStatistics

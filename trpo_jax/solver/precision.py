@@ -11,9 +11,10 @@ from trpo_jax.solver import trees
 
 
 def in_float64(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Run `fn` in float64 on arguments given in float32, and cast what it returns back.
+    """Run `fn` where float64 exists, and cast what it returns to float32.
 
-    `fn` takes all its arrays as arguments and closes over none. Works under `jit`, `scan` and any
+    `fn` casts those of its arguments that it wants in float64 by itself. It takes all its arrays as
+    arguments and closes over none. Works under `jit`, `scan` and any
     nesting of `vmap`, whether or not x64 is enabled around it. The batching rules of JAX run
     outside the context in which a function was traced and would meet float64 there; hence each
     level of `vmap` re-enters the context and traces `fn` anew.
@@ -21,7 +22,7 @@ def in_float64(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     def island(*args):
         with jax.enable_x64(True):
-            return trees.cast(fn(*trees.cast(args, jnp.float64)), jnp.float32)
+            return trees.cast(fn(*args), jnp.float32)
 
     return _batchable(island)
 

@@ -79,8 +79,10 @@ class TrustRegionInfo(NamedTuple):
     """‖g‖."""
     step_norm: jax.Array
     """‖Δθ‖ of the full step."""
+    damping: jax.Array
+    """λ of H + λI in this step."""
     multiplier: jax.Array
-    """Lagrange multiplier λ = √(xᵀ(H + λI)x / 2δ) of the constraint; 0 without curvature."""
+    """Lagrange multiplier √(xᵀ(H + λI)x / 2δ) of the constraint; 0 without curvature."""
     cg_iterations: jax.Array
     """int32: conjugate gradient iterations."""
     cg_residual_norms: jax.Array
@@ -98,8 +100,8 @@ def trust_region_step(
     with g = ∇L(θ_old), H = ∇²D(θ_old), δ = `hparams.max_kl`, λ = `hparams.cg_damping`.
     Gradient, curvature and line search see the same batch and the same weights. With
     `config.line_search` off the full step is taken untested: the natural policy gradient.
-    A numerical failure is reported in `TrustRegionInfo.status`, never raised. With
-    `config.solver_dtype="float64"`, what a surrounding `vmap` batches has to come in through
+    A numerical failure is reported in `TrustRegionInfo.status`, never raised. Unless
+    `config.solver_dtype` is "float32", what a surrounding `vmap` batches has to come in through
     `params`, `batch` or `hparams`, not through values that the objective closes over.
     Schulman et al. 2015, app. C; Kakade 2001.
     """
@@ -145,6 +147,7 @@ def trust_region_step(
         predicted_improvement=share * predicted,
         gradient_norm=trees.norm(gradient),
         step_norm=trees.norm(full_step),
+        damping=jnp.asarray(hparams.cg_damping, curvature.dtype),
         multiplier=jnp.where(curved, 1 / scale, 0),
         cg_iterations=solution.num_iters,
         cg_residual_norms=solution.residual_norms,
@@ -186,17 +189,26 @@ def _natural_direction(
     hparams: HParams,
     config: TRPOConfig,
 ) -> CGResult:
-    """x ≈ (H + λI)⁻¹ g, in the precision that the configuration asks for."""
+    """x ≈ (H + λI)⁻¹ g, in the precision that the configuration asks for.
+
+    "float64" means products and recurrences; "mixed" has products in float32 and the recurrences
+    and dot products of conjugate gradients in float64.
+    """
 
     def solve(params, batch, gradient, damping, tol) -> CGResult:
+        if config.solver_dtype == "float64":
+            params, batch = trees.cast((params, batch), jnp.float64)
+        if config.solver_dtype != "float32":
+            gradient = gradient.astype(jnp.float64)
         curvature_product = _curvature_product(objective, params, batch, config)
 
-        def damped(vector: Tree) -> Tree:
-            return trees.add_scaled(curvature_product(vector), damping, vector)
+        def damped(vector: jax.Array) -> jax.Array:
+            product = curvature_product(vector.astype(params.dtype)).astype(vector.dtype)
+            return trees.add_scaled(product, damping, vector)
 
         return cg_solve(damped, gradient, max_iters=config.cg_iterations, tol=tol)
 
-    if config.solver_dtype == "float64":
+    if config.solver_dtype != "float32":
         solve = in_float64(solve)
     return solve(params, batch, gradient, hparams.cg_damping, hparams.cg_tol)
 

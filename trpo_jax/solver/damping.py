@@ -1,0 +1,53 @@
+"""Levenberg–Marquardt adaptation of the damping, from step to step."""
+
+import jax
+import jax.numpy as jnp
+
+from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.solver.trees import Tree
+from trpo_jax.solver.trust_region import (
+    Objective,
+    StepStatus,
+    TrustRegionInfo,
+    trust_region_step,
+)
+
+GOOD_RATIO, BAD_RATIO = 0.75, 0.25
+FACTOR = 1.5
+LEAST, MOST = 1e-3, 1e3
+
+
+def adaptive_trust_region_step(
+    objective: Objective,
+    params: Tree,
+    scale: jax.Array,
+    batch: Tree,
+    hparams: HParams,
+    config: TRPOConfig,
+) -> tuple[Tree, jax.Array, TrustRegionInfo]:
+    """`trust_region_step` with damping scale · `hparams.cg_damping`, and the scale for the next.
+
+    `scale` is a scalar, 1 to begin with. Returns (params, scale, info).
+    """
+    damped = hparams.replace(cg_damping=scale * hparams.cg_damping)
+    params, info = trust_region_step(objective, params, batch, damped, config)
+    return params, adapted_scale(scale, info), info
+
+
+def adapted_scale(scale: jax.Array, info: TrustRegionInfo) -> jax.Array:
+    """The scale of the damping for the next step, judged by what the last one achieved.
+
+        ρ = L(θ_new) / gᵀΔθ_full;   ρ > ¾: scale / 1.5;   ρ < ¼, or no step: scale · 1.5
+
+    The prediction is that for the full step, so that backtracking counts against the model. Zero
+    gradient changes nothing; the scale stays within [10⁻³, 10³]. Marquardt 1963; the constants are
+    those of Martens 2010, sec. 4.1.
+    """
+    predicted = info.predicted_improvement
+    predictable = info.accepted & (predicted > 0)
+    ratio = jnp.where(
+        predictable, info.step_fraction * info.improvement / jnp.where(predictable, predicted, 1), 0
+    )
+    change = jnp.where(ratio > GOOD_RATIO, 1 / FACTOR, jnp.where(ratio < BAD_RATIO, FACTOR, 1.0))
+    change = jnp.where(info.status == StepStatus.ZERO_GRADIENT, 1.0, change)
+    return jnp.clip(scale * change, LEAST, MOST).astype(scale.dtype)
