@@ -69,7 +69,7 @@ class TRPOConfig:
     )
     solver_dtype: Literal["float32", "mixed", "float64"] = _setting(
         "float32",
-        "precision of curvature products and conjugate gradients; mixed: float64 for the latter only",
+        "precision of curvature products and CG; mixed: float32 products, the rest in float64",
     )
     curvature_chunk_size: int | None = _setting(
         None,
