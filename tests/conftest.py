@@ -2,6 +2,9 @@
 
 import functools
 import gc
+import os
+import shutil
+import tempfile
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +23,26 @@ from trpo_jax.policies.networks import (
     make_policy,
 )
 from trpo_jax.solver import Objective
+
+
+def pytest_configure(config):
+    """One cache of compiled programs for this session: its workers and the processes they start.
+
+    What one test file has compiled, the next reads from disk. Its key is the program itself, and
+    it is made anew for every session. Tests that count compilations count what is asked of the
+    compiler, whether or not the answer is on disk (test_compilation.py tests that).
+    """
+    if hasattr(config, "workerinput"):
+        return
+    directory = tempfile.mkdtemp(prefix="trpo_jax-tests-")
+    config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
+    settings = {
+        "jax_compilation_cache_dir": directory,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 
 class Problem(NamedTuple):
@@ -66,11 +89,9 @@ def forget_compiled_programs():
     """Free the programs of each file.
 
     XLA's CPU client maps memory for every one of them; a process that has compiled some hundred
-    reaches the limit of Linux (vm.max_map_count) and dies while it compiles the next. The cache on
-    disk, which the command line switches on, is not for files that count compilations.
+    reaches the limit of Linux (vm.max_map_count) and dies while it compiles the next.
     """
     yield
-    jax.config.update("jax_compilation_cache_dir", None)
     build_agent.cache_clear()
     jax.clear_caches()
     gc.collect()

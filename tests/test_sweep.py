@@ -2,6 +2,8 @@
 
 import csv
 import json
+import logging
+import re
 
 import jax
 import numpy as np
@@ -10,7 +12,10 @@ from PIL import Image
 
 import trpo_jax
 from trpo_jax.cli import main
+from trpo_jax.cli.parsing import static_values_of
+from trpo_jax.experiments.checkpoints import to_host
 from trpo_jax.experiments.sweep import grid, random_settings, sweep
+from trpo_jax.experiments.sweep.pictures import plot_sweep
 
 CONFIG = trpo_jax.TRPOConfig(num_envs=4, num_steps=32, hidden_sizes=(8,), value_epochs=2)
 GRID = {"max_kl": [0.003, 0.01], "gae_lambda": [0.9, 0.95]}
@@ -23,9 +28,48 @@ def run(settings=GRID, **keywords):
     return sweep(env, CONFIG, settings, **{**common, **keywords})
 
 
+class Programs(logging.Handler):
+    """The names of all programs that are compiled meanwhile."""
+
+    def __enter__(self):
+        self.names = []
+        self.logger = logging.getLogger("jax._src.dispatch")
+        self.before = self.logger.propagate, self.logger.level
+        self.logger.addHandler(self)
+        self.logger.propagate = False
+        self.logger.setLevel(logging.DEBUG)
+        return self
+
+    def __exit__(self, *_):
+        self.logger.removeHandler(self)
+        self.logger.propagate, self.logger.level = self.before
+
+    def emit(self, record):
+        found = re.match(r"Finished XLA compilation of jit\((\w+)\)", record.getMessage())
+        if found:
+            self.names.append(found[1])
+
+
 @pytest.fixture(scope="module")
-def result():
-    return run()
+def sweep_and_programs():
+    with Programs() as programs:
+        return run(), programs.names
+
+
+@pytest.fixture(scope="module")
+def result(sweep_and_programs):
+    return sweep_and_programs[0]
+
+
+@pytest.fixture(scope="module")
+def two_programs():
+    """The same grid with two networks, one program after the other."""
+    return run(static={"hidden_sizes": [(8,), (4, 4)]})
+
+
+def assert_equal(left, right):
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def assert_close(left, right):
@@ -62,6 +106,12 @@ def test_a_lane_is_the_single_run(result, setting):
     assert_close(result.select(setting, 4).policy_params, state.policy_params)
 
 
+def test_the_whole_grid_is_one_program(sweep_and_programs):
+    _, names = sweep_and_programs
+    assert names.count("advance") == 1
+    assert names.count("play") == 1
+
+
 def test_a_selected_state_trains_on(result):
     agent = trpo_jax.make_trpo(trpo_jax.make_env("CartPole-v1"), CONFIG)
     state, metrics = agent.update(result.select(0))
@@ -77,35 +127,73 @@ def test_slices_give_the_same_results(result):
     assert (sliced.updates_done == NUM_UPDATES).all()
 
 
+def test_static_settings_are_programs_of_their_own(result, two_programs):
+    """A part is the sweep over the other settings, bit for bit."""
+    fixed = [setting["hidden_sizes"] for setting in two_programs.settings]
+    assert fixed == [(8,)] * 4 + [(4, 4)] * 4
+    assert_equal(to_host(two_programs.parts[0].states), to_host(result.states))
+    assert_equal(two_programs.parts[0].history, result.history)
+    np.testing.assert_array_equal(two_programs.returns[:8], result.returns)
+    rows = two_programs.table()
+    assert sorted(row.number for row in rows) == list(range(8))
+    assert [row.mean for row in rows] == sorted((row.mean for row in rows), reverse=True)
+    with pytest.raises(ValueError, match=r"parts\[i\].history"):
+        _ = two_programs.history
+
+
+def test_a_setting_of_another_program_trains_on(two_programs):
+    part = two_programs.part_of(6)
+    assert part.config.hidden_sizes == (4, 4)
+    assert two_programs.settings[6] == {"hidden_sizes": (4, 4), "max_kl": 0.01, "gae_lambda": 0.9}
+    agent = trpo_jax.make_trpo(trpo_jax.make_env("CartPole-v1"), part.config)
+    hparams = trpo_jax.HParams(max_kl=0.01, gae_lambda=0.9)
+    start, seed = agent.init(jax.random.key(4)), 4
+    state, history = agent.train(start, hparams, num_updates=NUM_UPDATES)
+    assert_close(two_programs.select(6, seed).policy_params, state.policy_params)
+    assert_close(two_programs.history_of(6).kl[1], history.kl)
+    state, _ = agent.train(two_programs.select(6), hparams, num_updates=NUM_UPDATES)
+    assert int(state.num_updates) == 2 * NUM_UPDATES
+
+
 def test_a_sweep_that_was_stopped_goes_on_to_the_same_end():
     """Bit for bit: the slices that are done again are the same program on the same numbers."""
-    saved, told = [], []
+    saved, told, number_of_saves = {}, [], []
+    small = {"settings": {"max_kl": [0.003, 0.01]}, "static": {"cg_iterations": [10, 5]}}
+    small |= {"max_parallel": 3, "num_updates": 2}
 
     class Stopped(Exception):
         pass
 
-    def save(number, progress):
-        saved.append((number, jax.tree.map(np.array, progress)))
-        if len(saved) == 2:
+    def save(part, number, progress):
+        saved[part] = number, jax.tree.map(np.array, progress)
+        number_of_saves.append(part)
+        if len(number_of_saves) == 3:
             raise Stopped
 
     with pytest.raises(Stopped):
-        run(max_parallel=3, save=save)
+        run(**small, save=save)
+    assert number_of_saves == [0, 0, 1]
     resumed = run(
-        max_parallel=3, load=lambda like: saved[-1], report=lambda done, total: told.append(done)
+        **small,
+        load=lambda part, like: saved.get(part),
+        report=lambda done, total: told.append((done, total)),
     )
-    whole = run(max_parallel=3)
-    for a, b in zip(
-        jax.tree.leaves(resumed.states.policy_params),
-        jax.tree.leaves(whole.states.policy_params),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(a, b)
-    assert told[-1] == 2 * NUM_UPDATES
+    whole = run(**small)
+    for ours, theirs in zip(resumed.parts, whole.parts, strict=True):
+        assert_equal(to_host(ours.states), to_host(theirs.states))
+        assert_equal(ours.history, theirs.history)
+    np.testing.assert_array_equal(resumed.returns, whole.returns)
+    assert told == [(8, 16), (14, 16), (16, 16)]
 
 
 def test_halving_drops_the_worse_settings():
-    halved = run({"max_kl": [1e-6, 0.003, 0.01, 0.03]}, halving=(0.5,))
+    told = []
+    halved = run(
+        {"max_kl": [1e-6, 0.003, 0.01, 0.03]},
+        halving=(0.5,),
+        report=lambda done, total: told.append((done, total)),
+    )
+    assert told[-1] == (36, 36)
     updates = [row.updates for row in halved.table()]
     assert updates == [NUM_UPDATES, NUM_UPDATES, 3, 3]
     returns = np.asarray(halved.history.episode_return)[:, 2].reshape(4, 2).mean(axis=1)
@@ -118,7 +206,19 @@ def test_halving_drops_the_worse_settings():
     [
         ({}, {"seeds": ()}, "empty"),
         ({"max_kl": []}, {}, "max_kl"),
-        ({"hidden_sizes": [32, 64]}, {}, "static"),
+        (
+            {"hidden_sizes": [32, 64]},
+            {},
+            r"static=\{'hidden_sizes': \[…\]\}.*--static hidden_sizes",
+        ),
+        (GRID, {"static": {"max_kl": [0.1]}}, "--max-kl VALUE"),
+        (GRID, {"static": {"num_env": [4]}}, "num_env"),
+        (GRID, {"static": {"num_envs": []}}, "num_envs"),
+        (GRID, {"static": {"num_envs": [4, 0]}}, "num_envs=0"),
+        (GRID, {"static": {"hidden_sizes": [[4], (4,)]}}, "twice"),
+        (GRID, {"total_steps": 100}, "one of the two"),
+        (GRID, {"num_updates": None}, "one of the two"),
+        ([], {}, "empty"),
         ({"max_kk": [0.1]}, {}, "max_kk"),
         ({"max_kl": [-1.0]}, {}, "max_kl=-1"),
         (GRID, {"max_parallel": 0}, "max_parallel=0"),
@@ -141,11 +241,28 @@ def test_the_command_line_can_sweep_every_hyperparameter(capsys):
         assert f"--{name.replace('_', '-')} " in printed
 
 
+def test_static_values_are_separated_by_commas():
+    pairs = ["num_envs=8,16", "hidden_sizes=32,64x64", "activation=tanh,relu", "line_search=True"]
+    assert static_values_of(pairs) == {
+        "num_envs": [8, 16],
+        "hidden_sizes": [(32,), (64, 64)],
+        "activation": ["tanh", "relu"],
+        "line_search": [True],
+    }
+
+
+def test_static_axes_are_drawn(two_programs, tmp_path):
+    """Three axes have no map; words and tuples have places beside each other."""
+    files = {file.name for file in plot_sweep(two_programs, "CartPole-v1", tmp_path)}
+    assert "sensitivity_hidden_sizes.png" in files
+    assert "heat_map.png" not in files
+
+
 def test_a_sweep_from_the_command_line(tmp_path, capsys):
     out = tmp_path / "sweep"
     small = ["--num-envs", "4", "--num-steps", "32", "--hidden-sizes", "8", "--eval-episodes", "4"]
-    axes = ["--max-kl", "0.003", "0.01", "--gae-lambda", "0.9", "0.95", "--seeds", "2"]
-    arguments = ["sweep", "CartPole-v1", *small, *axes, "--total-steps", "640", "--out", str(out)]
+    axes = ["--max-kl", "0.003", "0.01", "--static", "num_envs=2,4", "--seeds", "2"]
+    arguments = ["sweep", "CartPole-v1", *small, *axes, "--total-steps", "256", "--out", str(out)]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert f"best run: {out / 'best'}" in printed
@@ -154,13 +271,17 @@ def test_a_sweep_from_the_command_line(tmp_path, capsys):
     assert len(rows) == 4
     means = [float(row["mean"]) for row in rows]
     assert means == sorted(means, reverse=True)
-    for name in ("heat_map", "sensitivity_max_kl", "sensitivity_gae_lambda", "best_curves"):
+    updates = {(row["num_envs"], row["updates"], row["steps"]) for row in rows}
+    assert updates == {("2", "4", "256"), ("4", "2", "256")}
+    for name in ("heat_map", "sensitivity_max_kl", "sensitivity_num_envs", "best_curves"):
         with Image.open(out / f"{name}.png") as picture:
             assert picture.width > 300
     assert main(["evaluate", str(out), "--best", "--episodes", "4", "--json"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
     assert np.isfinite(evaluated["mean"])
-    assert main(["train", "--resume", str(out / "best"), "--total-steps", "768"]) == 0
+    assert main(["train", "--resume", str(out / "best"), "--total-steps", "512"]) == 0
+    assert main(["evaluate", str(out)]) == 2
+    assert "--best" in capsys.readouterr().err
     assert main(["sweep", "--resume", str(out)]) == 2
     assert "complete" in capsys.readouterr().err
     assert main(["sweep", "CartPole-v1", "--out", str(tmp_path / "other")]) == 2

@@ -70,12 +70,18 @@ class SweepArguments:
     config: tyro.conf.OmitArgPrefixes[TRPOConfig] = DEFAULT.config
     seeds: int = 4
     """Seeds of each setting."""
+    static: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE,VALUE")] = ()
+    """Values of settings that fix shapes, such as num_envs=8,16 hidden_sizes=32x32,64x64
+    activation=tanh,relu. Each of their combinations is a program of its own, one after the other,
+    in which all hyperparameters and seeds are trained."""
     seed: int = 0
     """The first seed."""
     random: int | None = None
-    """Draw so many settings at random, between the two values given for each hyperparameter."""
+    """Draw so many settings at random, between the two values given for each hyperparameter;
+    max_kl, damping, tolerance, entropy and learning rate on a logarithmic scale."""
     halving: tuple[float, ...] = ()
-    """Shares of the training after which the worse half of the settings is dropped."""
+    """Shares of the training after which the worse half of the settings is dropped, in each program
+    of its own."""
     max_parallel: int | None = None
     """Trainings side by side at most. By default as many as fit into memory."""
     total_steps: int = DEFAULT.total_steps

@@ -31,6 +31,8 @@ def evaluate(argv: list[str]) -> int:
     arguments = parse(EvaluateArguments, argv, "trpo-jax evaluate")
     require_at_least(arguments, "episodes", 1)
     path = arguments.run / "best" if arguments.best else arguments.run
+    if not arguments.best and (path / "sweep.json").is_file():
+        raise ValueError(f"run={path} is a sweep; --best evaluates its best training")
     run, agent, state = _load(path, arguments.checkpoint)
     from trpo_jax.experiments.evaluation import evaluate_state
 

@@ -3,11 +3,12 @@
 import ast
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import tyro
 
+from trpo_jax.config import TRPOConfig
 from trpo_jax.presets import DEFAULT, Preset, get_preset
 
 Arguments = TypeVar("Arguments")
@@ -60,14 +61,36 @@ def _one_line(box: str) -> str:
 
 
 def keywords_of(pairs: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE pairs; a value that reads as a Python literal is one, anything else a string."""
-    keywords = {}
+    """The keywords of --env-args."""
+    return {name: _literal(text) for name, text in _pairs("env_args", pairs)}
+
+
+def static_values_of(pairs: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of --static: separated by commas, numbers of a tuple by x."""
+    tuples = {name for name, value in vars(TRPOConfig()).items() if isinstance(value, tuple)}
+    values: dict[str, list[Any]] = {}
+    for name, text in _pairs("static", pairs):
+        if name in values:
+            raise ValueError(f"static={name} is given twice; separate its values by commas")
+        words = text.split(",")
+        values[name] = [
+            tuple(map(_literal, word.split("x"))) if name in tuples else _literal(word)
+            for word in words
+        ]
+    return values
+
+
+def _pairs(option: str, pairs: Sequence[str]) -> Iterator[tuple[str, str]]:
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise ValueError(f"env_args={pair!r} is not of the form NAME=VALUE")
-        try:
-            keywords[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            keywords[name] = text
-    return keywords
+            raise ValueError(f"{option}={pair!r} is not of the form NAME=VALUE")
+        yield name, text
+
+
+def _literal(text: str) -> Any:
+    """What reads as a Python literal is one, anything else a string."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from trpo_jax.cli.arguments import SweepArguments
-from trpo_jax.cli.parsing import keywords_of, parse, preset_of, require_at_least
+from trpo_jax.cli.parsing import (
+    keywords_of,
+    parse,
+    preset_of,
+    require_at_least,
+    static_values_of,
+)
 from trpo_jax.config import HParams
 
 if TYPE_CHECKING:
@@ -41,15 +47,17 @@ def sweep(argv: list[str]) -> int:
 def _sweep_spec(arguments: SweepArguments, hparams: HParams) -> "SweepSpec":
     """What is to be swept; raises `ValueError` if environment or settings cannot work."""
     from trpo_jax.experiments import specification, states
-    from trpo_jax.experiments.sweep import grid, random_settings
+    from trpo_jax.experiments.sweep import grid, random_settings, static_settings
 
     if not arguments.env:
         raise ValueError("ENV is missing; `trpo-jax envs` lists the environments there are")
     for name in ("seeds", "total_steps", "eval_episodes", "max_parallel", "random"):
         require_at_least(arguments, name, 1)
     axes = {name: values for name, values in vars(arguments.swept).items() if values}
-    if not axes:
+    static = static_values_of(arguments.static)
+    if not axes and not static:
         raise ValueError("nothing to sweep; give values, such as --max-kl 0.003 0.01 0.03")
+    static_settings(arguments.config, static)
     if arguments.random is None:
         settings = grid(axes)
     else:
@@ -62,6 +70,7 @@ def _sweep_spec(arguments: SweepArguments, hparams: HParams) -> "SweepSpec":
         config=arguments.config,
         hparams=hparams,
         settings=settings,
+        static=static,
         seed=arguments.seed,
         num_seeds=arguments.seeds,
         total_steps=arguments.total_steps,

@@ -56,6 +56,9 @@ class SweepSpec(NamedTuple):
     config: TRPOConfig
     hparams: HParams
     settings: list[dict[str, float]]
+    """Of the hyperparameters; each is trained in every program."""
+    static: dict[str, list[Any]]
+    """Values per field of the configuration; a program for each of their combinations."""
     seed: int
     num_seeds: int
     total_steps: int

@@ -18,15 +18,10 @@ from trpo_jax.experiments.checkpoints import Checkpoints
 from trpo_jax.experiments.files import locked
 from trpo_jax.experiments.loggers import JsonLines, to_records
 from trpo_jax.experiments.run_directory import Run
-from trpo_jax.experiments.specification import (
-    RunSpec,
-    SweepSpec,
-    num_updates,
-    reading,
-    specification,
-)
+from trpo_jax.experiments.specification import RunSpec, SweepSpec, reading, specification
 from trpo_jax.experiments.sweep.pictures import plot_sweep
 from trpo_jax.experiments.sweep.result import SweepResult
+from trpo_jax.experiments.sweep.settings import show
 from trpo_jax.experiments.sweep.training import sweep
 
 SPEC = "sweep.json"
@@ -41,7 +36,6 @@ def load_sweep(path: Path) -> SweepSpec:
 
 def run_sweep(path: Path, spec: SweepSpec, console: Console) -> SweepResult:
     """Carry a sweep out, or on; leaves results.csv, pictures, and its best lane as a run."""
-    checkpoints = Checkpoints(path / layout.CHECKPOINTS, keep=1)
     columns = (
         TextColumn("trainings"),
         BarColumn(bar_width=30),
@@ -50,14 +44,9 @@ def run_sweep(path: Path, spec: SweepSpec, console: Console) -> SweepResult:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-
-    def load(like: Any) -> Any:
-        found = checkpoints.restore_newest(like, warn=console.print)
-        return found and (found[0], jax.tree.map(np.array, found[1]))
-
     with (
         locked(path),
-        contextlib.closing(checkpoints),
+        contextlib.closing(_PartCheckpoints(path / layout.CHECKPOINTS, console)) as checkpoints,
         Progress(*columns, console=console) as progress,
     ):
         task = progress.add_task("", total=None)
@@ -65,57 +54,88 @@ def run_sweep(path: Path, spec: SweepSpec, console: Console) -> SweepResult:
             make_env(spec.env_id, **spec.env_kwargs),
             spec.config,
             spec.settings,
-            num_updates=num_updates(spec.config, spec.total_steps),
+            total_steps=spec.total_steps,
+            static=spec.static,
             seeds=range(spec.seed, spec.seed + spec.num_seeds),
             hparams=spec.hparams,
             halving=spec.halving,
             max_parallel=spec.max_parallel,
             num_episodes=spec.eval_episodes,
             report=lambda done, total: progress.update(task, completed=done, total=total),
-            load=load,
+            load=checkpoints.load,
             save=checkpoints.save,
         )
     write_results(path / RESULTS, result)
-    plot_sweep(result, spec.env_id, spec.config.batch_size, path)
+    plot_sweep(result, spec.env_id, path)
     write_best(path / layout.BEST, spec, result)
     return result
+
+
+class _PartCheckpoints:
+    """The progress of each part of a sweep, in a directory of its own."""
+
+    def __init__(self, directory: Path, console: Console):
+        self._directory, self._console = directory, console
+        self._parts: dict[int, Checkpoints] = {}
+
+    def load(self, part: int, like: Any) -> tuple[int, Any] | None:
+        """The newest progress of a part that can be read, in writable arrays."""
+        found = self._part(part).restore_newest(like, warn=self._console.print)
+        return found and (found[0], jax.tree.map(np.array, found[1]))
+
+    def save(self, part: int, number: int, progress: Any) -> None:
+        """Write it, in the background."""
+        self._part(part).save(number, progress)
+
+    def close(self) -> None:
+        """Wait until all is on disk."""
+        with contextlib.ExitStack() as stack:
+            for checkpoints in self._parts.values():
+                stack.callback(checkpoints.close)
+
+    def _part(self, part: int) -> Checkpoints:
+        return self._parts.setdefault(part, Checkpoints(self._directory / str(part), keep=1))
 
 
 def write_results(file: Path, result: SweepResult) -> None:
     """One line per setting, the best first."""
     rows = result.table()
     names = list(rows[0].setting)
+    figures = ("mean", "interquartile_mean", "low", "high", "updates", "steps")
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow([*names, "mean", "interquartile_mean", "low", "high", "updates"])
+        writer.writerow([*names, *figures])
         for row in rows:
-            figures = (row.mean, row.interquartile_mean, row.low, row.high, row.updates)
-            writer.writerow([*(row.setting[name] for name in names), *figures])
+            values = [row.setting[name] for name in names]
+            shown = [show(value) if isinstance(value, tuple) else value for value in values]
+            writer.writerow([*shown, *(getattr(row, name) for name in figures)])
 
 
 def write_best(path: Path, spec: SweepSpec, result: SweepResult) -> Run:
     """The best seed of the best setting as a run: it trains on, evaluates and renders like any."""
     row = result.table()[0]
     seed = result.best_seed(row.number)
-    lane = result.lane(row.number, seed)
+    config = result.part_of(row.number).config
     path.mkdir(exist_ok=True)
+    traced = {name: value for name, value in row.setting.items() if name in vars(spec.hparams)}
     run_spec = RunSpec(
         env_id=spec.env_id,
         env_kwargs=spec.env_kwargs,
-        config=spec.config,
-        hparams=dataclasses.replace(spec.hparams, **row.setting),
+        config=config,
+        hparams=dataclasses.replace(spec.hparams, **traced),
         seed=seed,
         num_seeds=1,
     )
-    run = layout.write_run(path, run_spec, row.updates * spec.config.batch_size)
-    history = jax.tree.map(lambda leaf: leaf[lane : lane + 1, : row.updates], result.history)
+    run = layout.write_run(path, run_spec, row.steps)
+    place = result.seeds.index(seed)
+    history = jax.tree.map(lambda leaf: leaf[place : place + 1], result.history_of(row.number))
     log = JsonLines(path / layout.METRICS)
     with contextlib.closing(log):
-        log.write(to_records(history, 0, spec.config.batch_size, [seed]))
+        log.write(to_records(history, 0, config.batch_size, [seed]))
     with contextlib.closing(Checkpoints(path / layout.CHECKPOINTS)) as checkpoints:
         checkpoints.drop_after(0)
         checkpoints.save(row.updates, result.select(row.number, seed))
-    layout.write_status(path, "finished", row.updates, spec.config.batch_size)
+    layout.write_status(path, "finished", row.updates, config.batch_size)
     return run
 
 
@@ -123,13 +143,13 @@ def results_table(result: SweepResult, num_rows: int = 20) -> Table:
     """The best settings, for the terminal."""
     rows = result.table()
     names = list(rows[0].setting)
-    table = Table(*names, "mean return", "95 % interval", "IQM", "updates", box=None)
+    table = Table(*names, "mean return", "95 % interval", "IQM", "steps", box=None)
     for row in rows[:num_rows]:
         table.add_row(
-            *(f"{row.setting[name]:g}" for name in names),
+            *(show(row.setting[name]) for name in names),
             f"{row.mean:.2f}",
             f"[{row.low:.2f}, {row.high:.2f}]",
             f"{row.interquartile_mean:.2f}",
-            str(row.updates),
+            f"{row.steps:,}",
         )
     return table

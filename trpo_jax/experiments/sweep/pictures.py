@@ -13,98 +13,126 @@ from trpo_jax.experiments.figures import (
     short_number,
 )
 from trpo_jax.experiments.sweep.result import SweepResult
+from trpo_jax.experiments.sweep.settings import show
 
 _NUM_CURVES = 5
 _LOG_RATIO = 5.0
 """Axes whose values span more than this ratio are logarithmic."""
 
 
-def plot_sweep(result: SweepResult, title: str, batch_size: int, directory: Path) -> list[Path]:
-    """Draw a sensitivity curve per axis, a heat map for two axes, and the best learning curves."""
-    names = [
-        name
-        for name in result.settings[0]
-        if len({setting[name] for setting in result.settings}) > 1
-    ]
-    files = _learning_curves(result, title, batch_size, directory)
-    for name in names:
-        files += _sensitivity(result, name, title, directory)
-    if len(names) == 2:
-        files += _heat_map(result, names[0], names[1], title, directory)
+def plot_sweep(result: SweepResult, title: str, directory: Path) -> list[Path]:
+    """Draw the learning curves of the best settings, a sensitivity curve per axis, and for two axes
+    a heat map of their product, or a map of the settings that were drawn at random."""
+    axes = result.varied()
+    figures = {"best_curves": _learning_curves(result, title)}
+    for name, values in axes.items():
+        figures[f"sensitivity_{name}"] = _sensitivity(result, name, values, title)
+    if len(axes) == 2:
+        is_product = np.prod([len(values) for values in axes.values()]) == len(result.settings)
+        figures["heat_map"] = (_heat_map if is_product else _scatter)(result, axes, title)
+    files = []
+    for name, figure in figures.items():
+        files += save_figure(figure, directory / name, ("png", "svg"))
     return files
 
 
-def _learning_curves(
-    result: SweepResult, title: str, batch_size: int, directory: Path
-) -> list[Path]:
-    figure = new_figure((8.0, 5.0))
+def _learning_curves(result: SweepResult, title: str) -> Any:
+    figure = new_figure((8.0, 5.0), constrained=True)
     ax = figure.add_subplot()
+    names = list(result.varied()) or list(result.settings[0])
     for color, row in zip(COLORS, result.table()[:_NUM_CURVES], strict=False):
-        first = result.lane(row.number, result.seeds[0])
-        lanes = slice(first, first + len(result.seeds))
-        returns = np.asarray(result.history.episode_return)[lanes, : row.updates].astype(float)
-        steps = batch_size * np.arange(1, row.updates + 1)
-        label = ", ".join(f"{name} {value:g}" for name, value in row.setting.items())
-        draw_line(ax, steps, returns, color=color, label=label)
+        returns = np.asarray(result.history_of(row.number).episode_return, dtype=float)
+        steps = row.steps // row.updates * np.arange(1, row.updates + 1)
+        label = ", ".join(f"{name} {show(row.setting[name])}" for name in names)
+        draw_line(ax, steps, returns, color=color, label=label or None)
     ax.set_xlabel("environment steps")
     ax.xaxis.set_major_formatter(short_number)
-    ax.set_ylabel("mean episode return")
-    ax.set_title(f"{title}: the best settings")
+    ax.set_ylabel("mean episode return in training")
+    band = ", band: its 95 % bootstrap interval" if len(result.seeds) > 1 else ""
+    ax.set_title(f"{title}: the best settings\nmean over {_seeds(result)}{band}")
     ax.grid(alpha=0.25)
-    ax.legend(frameon=False, fontsize=8)
-    return save_figure(figure, directory / "best_curves", ("png", "svg"))
+    if names:
+        ax.legend(frameon=False, fontsize=8)
+    return figure
 
 
-def _sensitivity(result: SweepResult, name: str, title: str, directory: Path) -> list[Path]:
-    """Return against one hyperparameter: every run, and the mean per value."""
-    figure = new_figure((7.0, 4.5))
+def _sensitivity(result: SweepResult, name: str, values: list[Any], title: str) -> Any:
+    """Return against one setting: every run, and the mean per value."""
+    figure = new_figure((7.0, 4.5), constrained=True)
     ax = figure.add_subplot()
-    values = np.repeat([setting[name] for setting in result.settings], len(result.seeds))
-    ax.plot(values, result.returns, "o", color=COLORS[0], alpha=0.35, label="one run")
-    distinct = np.unique(values)
-    if len(distinct) < len(result.settings) or len(result.seeds) > 1:
-        means = [result.returns[values == value].mean() for value in distinct]
-        ax.plot(distinct, means, "D-", color=COLORS[1], label="mean")
-    _scale(ax.set_xscale, distinct)
+    place = _places(ax, values)
+    at = np.repeat([place[setting[name]] for setting in result.settings], len(result.seeds))
+    ax.plot(at, result.returns, "o", color=COLORS[0], alpha=0.35, label="one run")
+    if len(values) < len(result.returns):
+        means = [result.returns[at == place[value]].mean() for value in values]
+        ax.plot(list(place.values()), means, "D-", color=COLORS[1], label="mean")
     ax.set_xlabel(name)
     ax.set_ylabel("evaluation return")
     ax.set_title(f"{title}: sensitivity to {name}")
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
-    return save_figure(figure, directory / f"sensitivity_{name}", ("png", "svg"))
+    return figure
 
 
-def _heat_map(
-    result: SweepResult, vertical: str, horizontal: str, title: str, directory: Path
-) -> list[Path]:
-    rows = np.unique([setting[vertical] for setting in result.settings])
-    columns = np.unique([setting[horizontal] for setting in result.settings])
-    means = result.returns.reshape(-1, len(result.seeds)).mean(axis=1)
+def _places(ax: Any, values: list[Any]) -> dict[Any, float]:
+    """Where the values of a setting lie: numbers where they are, others one beside the other."""
+    if not all(isinstance(value, int | float) for value in values):
+        ax.set_xticks(range(len(values)), [show(value) for value in values])
+        return {value: i for i, value in enumerate(values)}
+    if _is_wide(values):
+        ax.set_xscale("log")
+    return {value: value for value in values}
+
+
+def _heat_map(result: SweepResult, axes: dict[str, list[Any]], title: str) -> Any:
+    (vertical, rows), (horizontal, columns) = axes.items()
     table = np.full((len(rows), len(columns)), np.nan)
-    for setting, mean in zip(result.settings, means, strict=True):
-        place = (
-            np.searchsorted(rows, setting[vertical]),
-            np.searchsorted(columns, setting[horizontal]),
-        )
-        table[place] = mean
-    if np.isnan(table).any():
-        return []
-    figure = new_figure((1.6 * len(columns) + 2.5, 0.9 * len(rows) + 2))
+    for setting, mean in zip(result.settings, _means(result), strict=True):
+        table[rows.index(setting[vertical]), columns.index(setting[horizontal])] = mean
+    figure = new_figure((1.6 * len(columns) + 2.5, 0.9 * len(rows) + 2), constrained=True)
     ax = figure.add_subplot()
     image = ax.imshow(table, cmap="viridis", aspect="auto", origin="lower")
     middle = (table.max() + table.min()) / 2
     for (i, j), mean in np.ndenumerate(table):
         color = "white" if mean < middle else "black"
         ax.text(j, i, f"{mean:.4g}", ha="center", va="center", color=color)
-    ax.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
-    ax.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
+    ax.set_xticks(range(len(columns)), [show(value) for value in columns])
+    ax.set_yticks(range(len(rows)), [show(value) for value in rows])
+    return _finish_map(figure, ax, image, result, axes, title)
+
+
+def _scatter(result: SweepResult, axes: dict[str, list[Any]], title: str) -> Any:
+    """A map of settings that are no product: a point each."""
+    figure = new_figure((7.0, 5.0), constrained=True)
+    ax = figure.add_subplot()
+    (vertical, rows), (horizontal, columns) = axes.items()
+    if _is_wide(columns):
+        ax.set_xscale("log")
+    if _is_wide(rows):
+        ax.set_yscale("log")
+    points = [(setting[horizontal], setting[vertical]) for setting in result.settings]
+    image = ax.scatter(*zip(*points, strict=True), c=_means(result), s=80, edgecolor="0.3")
+    ax.grid(alpha=0.25)
+    return _finish_map(figure, ax, image, result, axes, title)
+
+
+def _finish_map(figure: Any, ax: Any, image: Any, result: Any, axes: Any, title: str) -> Any:
+    vertical, horizontal = axes
     ax.set_xlabel(horizontal)
     ax.set_ylabel(vertical)
-    ax.set_title(f"{title}: mean return of {len(result.seeds)} seed(s)")
+    ax.set_title(f"{title}: mean of {_seeds(result)}")
     figure.colorbar(image, ax=ax, label="evaluation return")
-    return save_figure(figure, directory / "heat_map", ("png", "svg"))
+    return figure
 
 
-def _scale(set_scale: Any, values: np.ndarray) -> None:
-    if values.min() > 0 and values.max() / values.min() > _LOG_RATIO:
-        set_scale("log")
+def _means(result: SweepResult) -> np.ndarray:
+    """[settings]: mean evaluation return over seeds."""
+    return result.returns.reshape(-1, len(result.seeds)).mean(axis=1)
+
+
+def _seeds(result: SweepResult) -> str:
+    return "1 seed" if len(result.seeds) == 1 else f"{len(result.seeds)} seeds"
+
+
+def _is_wide(values: list[Any]) -> bool:
+    return min(values) > 0 and max(values) / min(values) > _LOG_RATIO

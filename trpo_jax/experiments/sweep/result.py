@@ -1,11 +1,11 @@
 """What a sweep came to."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from trpo_jax.config import HParams
+from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.experiments.evaluation import bootstrap_interval
 from trpo_jax.experiments.sweep.settings import Setting
 from trpo_jax.learner.monitoring import UpdateMetrics
@@ -25,23 +25,68 @@ class Row(NamedTuple):
     high: float
     updates: int
     """Updates done; fewer than asked for if successive halving dropped it."""
+    steps: int
+    """Environment steps of each training."""
+    share: float
+    """Of the training that was asked for: 1 unless successive halving dropped it."""
 
 
-class SweepResult(NamedTuple):
-    """All lanes of a sweep. L = settings × seeds; lane i is setting i // seeds, seed i % seeds."""
+class Part(NamedTuple):
+    """The lanes of one program, L = settings × seeds of them."""
 
-    settings: tuple[Setting, ...]
-    seeds: tuple[int, ...]
+    config: TRPOConfig
     hparams: HParams
     """Fields [L]."""
     states: TrainState
     """Leaves [L, ...]."""
     history: UpdateMetrics
     """Leaves [L, updates, ...]; what was not done is zero."""
+
+
+class SweepResult(NamedTuple):
+    """All lanes of a sweep: lane i is setting i // num_seeds with seed i % num_seeds.
+
+    Without static settings there is one part, and `config`, `hparams`, `states` and `history` are
+    its. With them there is a part for each of their combinations, and the settings go through them
+    part by part.
+    """
+
+    settings: tuple[Setting, ...]
+    seeds: tuple[int, ...]
     updates_done: np.ndarray
-    """int [L]."""
+    """int [settings × seeds]."""
     returns: np.ndarray
-    """[L]: mean return of the evaluation at the end, from the same initial states for all."""
+    """[settings × seeds]: mean return of the evaluation at the end, from the same initial states
+    for all."""
+    parts: tuple[Part, ...]
+
+    @property
+    def config(self) -> TRPOConfig:
+        """The static settings."""
+        return self._only_part("config").config
+
+    @property
+    def hparams(self) -> HParams:
+        """Hyperparameters of every lane."""
+        return self._only_part("hparams").hparams
+
+    @property
+    def states(self) -> TrainState:
+        """State of every lane at the end."""
+        return self._only_part("states").states
+
+    @property
+    def history(self) -> UpdateMetrics:
+        """Metrics of every lane and update."""
+        return self._only_part("history").history
+
+    def _only_part(self, name: str) -> Part:
+        if len(self.parts) > 1:
+            raise ValueError(
+                f"{name} differs in shape between the {len(self.parts)} programs of this sweep; "
+                f"use parts[i].{name}, or select, part_of and history_of with a setting's number"
+            )
+        return self.parts[0]
 
     def lane(self, setting: int, seed: int) -> int:
         """Number of the lane of a setting and a seed."""
@@ -51,31 +96,60 @@ class SweepResult(NamedTuple):
             raise ValueError(f"seed={seed} is not one of {self.seeds}")
         return setting * len(self.seeds) + self.seeds.index(seed)
 
+    def part_of(self, setting: int) -> Part:
+        """The part that a setting belongs to."""
+        return self.parts[self._place(setting, self.seeds[0])[0]]
+
+    def history_of(self, setting: int) -> UpdateMetrics:
+        """Metrics of a setting: leaves [seeds, updates done, ...]."""
+        part, first = self._place(setting, self.seeds[0])
+        lanes = slice(first, first + len(self.seeds))
+        updates = int(self.updates_done[self._lanes(setting)].min())
+        return jax.tree.map(lambda leaf: leaf[lanes, :updates], self.parts[part].history)
+
     def select(self, setting: int, seed: int | None = None) -> TrainState:
         """The state of a setting, of its best seed unless one is named; it trains on like any."""
         if seed is None:
             seed = self.best_seed(setting)
-        lane = self.lane(setting, seed)
-        return jax.tree.map(lambda leaf: leaf[lane], self.states)
+        part, lane = self._place(setting, seed)
+        return jax.tree.map(lambda leaf: leaf[lane], self.parts[part].states)
 
     def best_seed(self, setting: int) -> int:
         """The seed of a setting with the highest return."""
-        first = self.lane(setting, self.seeds[0])
-        return self.seeds[int(np.argmax(self.returns[first : first + len(self.seeds)]))]
+        return self.seeds[int(np.argmax(self.returns[self._lanes(setting)]))]
 
     def table(self) -> list[Row]:
         """One row per setting, the best first; those that were trained for longer come first."""
         return sorted(
             (self._row(index) for index in range(len(self.settings))),
-            key=lambda row: (row.updates, row.mean),
+            key=lambda row: (row.share, row.mean),
             reverse=True,
         )
+
+    def varied(self) -> dict[str, list[Any]]:
+        """The fields that have several values, and those, in order."""
+        values: dict[str, list[Any]] = {}
+        for name in self.settings[0]:
+            distinct = list(dict.fromkeys(setting[name] for setting in self.settings))
+            if len(distinct) > 1:
+                numbers = all(isinstance(value, int | float) for value in distinct)
+                values[name] = sorted(distinct) if numbers else distinct
+        return values
+
+    def _lanes(self, setting: int) -> slice:
+        first = self.lane(setting, self.seeds[0])
+        return slice(first, first + len(self.seeds))
+
+    def _place(self, setting: int, seed: int) -> tuple[int, int]:
+        """Part and lane within it."""
+        return divmod(self.lane(setting, seed), len(self.returns) // len(self.parts))
 
     def _row(self, index: int) -> Row:
         from scipy.stats import trim_mean
 
-        lanes = slice(index * len(self.seeds), (index + 1) * len(self.seeds))
-        returns = self.returns[lanes]
+        returns = self.returns[self._lanes(index)]
+        updates = int(self.updates_done[self._lanes(index)].min())
+        part = self.part_of(index)
         low, high = bootstrap_interval(returns)
         return Row(
             number=index,
@@ -84,5 +158,7 @@ class SweepResult(NamedTuple):
             interquartile_mean=float(trim_mean(returns, 0.25)),
             low=low,
             high=high,
-            updates=int(self.updates_done[lanes].min()),
+            updates=updates,
+            steps=updates * part.config.batch_size,
+            share=updates / part.history.kl.shape[1],
         )

@@ -39,13 +39,13 @@ class Slices:
         hparams: HParams,
         num_updates: int,
         max_parallel: int | None,
-        report: Callable[[int, int], None],
+        report: Callable[[int], None],
     ):
         self._agent, self._hparams, self._num_updates = agent, hparams, num_updates
         self._update = setting_lanes(agent)
         self._advance = make_advance(self._update)
         self._width = max_parallel
-        self._report, self._reported = report, 0
+        self._report = report
         self.like = agent.init(jax.random.key(0))
 
     def begin(self, seeds: Sequence[int]) -> Progress:
@@ -59,36 +59,36 @@ class Slices:
         writable = jax.tree.map(np.array, to_host(states))
         return Progress(writable, history, np.zeros(len(seeds), np.int64))
 
-    def split(self, lanes: np.ndarray, progress: Progress) -> list[np.ndarray]:
-        """Slices of equal width; the last one is filled up with its own last lane."""
+    def width(self, lanes: np.ndarray, progress: Progress) -> int:
+        """How many of these lanes train side by side."""
         if self._width is None:
             self._width = self._widest(lanes, progress)
-        width = min(self._width, len(lanes))
-        slices = [lanes[i : i + width] for i in range(0, len(lanes), width)]
-        slices[-1] = np.pad(slices[-1], (0, width - len(slices[-1])), mode="edge")
-        return slices
+        return min(self._width, len(lanes))
 
     def advance(self, progress: Progress, lanes: np.ndarray, until: int) -> None:
         """Train some lanes up to an update; their part of `progress` is written."""
         states, hparams = self._states(progress, lanes), _take(self._hparams, lanes)
-        done, distinct = int(progress.updates_done[lanes].min()), len(np.unique(lanes))
+        done = int(progress.updates_done[lanes].min())
         while done < until:
             count = min(MAX_CHUNK, until - done)
             states, history = self._advance(states, hparams, jnp.int32(count))
             part = first_updates(jax.device_get(history), count)
             jax.tree.map(_writer((lanes, slice(done, done + count))), progress.history, part)
             done += count
-            self._reported += count * distinct
-            self._report(self._reported, self._num_updates * len(progress.updates_done))
+            progress.updates_done[lanes] = done
+            self.report(progress)
         jax.tree.map(_writer(lanes), progress.states, to_host(states))
-        progress.updates_done[lanes] = until
+
+    def report(self, progress: Progress) -> None:
+        """Say how many updates are done, of all lanes together."""
+        self._report(int(progress.updates_done.sum()))
 
     def evaluate(self, progress: Progress, num_episodes: int) -> np.ndarray:
         """[L]: mean return of every lane, all from the same initial states."""
-
         program = evaluation_program(self._agent, num_episodes, lanes=True)
-        returns = np.zeros(len(progress.updates_done))
-        for lanes in self.split(np.arange(len(returns)), progress):
+        everyone = np.arange(len(progress.updates_done))
+        returns = np.zeros(len(everyone))
+        for lanes in in_slices(everyone, self.width(everyone, progress)):
             stats = program(self._states(progress, lanes), evaluation_key())
             returns[lanes] = np.asarray(stats.returns).mean(axis=1, dtype=np.float64)
         return returns
@@ -103,6 +103,12 @@ class Slices:
         available = _available_memory()
         share = min(1.0, available / needed) if needed else 1.0
         return max(1, int(len(lanes) * share))
+
+
+def in_slices(lanes: np.ndarray, width: int) -> list[np.ndarray]:
+    """Slices of equal width; the last one is filled up with its own last lane."""
+    slices = [lanes[i : i + width] for i in range(0, len(lanes), width)]
+    return [np.pad(each, (0, width - len(each)), mode="edge") for each in slices]
 
 
 def _writer(where: Any) -> Callable[[np.ndarray, np.ndarray], None]:

@@ -1,19 +1,23 @@
-"""The sweep itself: all lanes, slice by slice; the worse half dropped on the way, if asked for."""
+"""The sweep itself: program by program, slice by slice; the worse half dropped on the way."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.config import HParams, TRPOConfig, require_whole_number
 from trpo_jax.envs.base import Environment
+from trpo_jax.experiments import specification
 from trpo_jax.experiments.checkpoints import from_host
-from trpo_jax.experiments.sweep.result import SweepResult
-from trpo_jax.experiments.sweep.settings import Setting, grid
-from trpo_jax.experiments.sweep.slices import Progress, Slices
+from trpo_jax.experiments.sweep.result import Part, SweepResult
+from trpo_jax.experiments.sweep.settings import Setting, grid, require_traced, static_settings
+from trpo_jax.experiments.sweep.slices import Progress, Slices, in_slices
 from trpo_jax.learner.trpo import make_trpo
 
 _LATE = 0.1
 """Share of the updates whose mean return says how good a lane is while it trains."""
+_NOTHING: Mapping[str, Sequence[Any]] = {}
 
 
 def sweep(
@@ -21,50 +25,104 @@ def sweep(
     config: TRPOConfig,
     settings: Mapping[str, Sequence[float]] | Sequence[Setting],
     *,
-    num_updates: int,
+    num_updates: int | None = None,
+    total_steps: int | None = None,
+    static: Mapping[str, Sequence[Any]] = _NOTHING,
     seeds: Sequence[int] = (0,),
     hparams: HParams = HParams(),  # noqa: B008 - frozen
     halving: Sequence[float] = (),
     max_parallel: int | None = None,
     num_episodes: int = 64,
     report: Callable[[int, int], None] = lambda done, total: None,
-    load: Callable[[Progress], tuple[int, Progress] | None] = lambda like: None,
-    save: Callable[[int, Progress], None] = lambda number, progress: None,
+    load: Callable[[int, Progress], tuple[int, Progress] | None] = lambda part, like: None,
+    save: Callable[[int, int, Progress], None] = lambda part, number, progress: None,
 ) -> SweepResult:
     """Train every setting with every seed, and evaluate all.
 
     `settings` names values per field of `HParams`, whose product is taken, or lists the settings
-    themselves; the other fields are those of `hparams`. No more than `max_parallel` lanes run at
-    once, by default as many as fit into the device's memory; a lane is the single run with its seed
-    and its hyperparameters, whatever runs beside it. `halving` are shares of the training after
-    which the worse half of the settings is dropped. `report` hears of lane-updates done and in all,
-    `save` of every slice, so that a sweep which was stopped goes on from what `load` gives back.
+    themselves; the other fields are those of `hparams`. `static` names values per field of
+    `TRPOConfig`; each of their combinations is a part with a program of its own, in which all
+    settings are trained. A training has `num_updates` updates, or as many as `total_steps` take.
+
+    No more than `max_parallel` lanes run at once, by default as many as fit into the device's
+    memory; a lane is the single run with its seed and its hyperparameters, whatever runs beside it.
+    `halving` are shares of the training after which the worse half of a part's settings is dropped.
+    `report` hears of lane-updates done and in all, `save` of every slice of every part, so that a
+    sweep which was stopped goes on from what `load` gives back.
     """
     chosen = tuple(grid(settings) if isinstance(settings, Mapping) else settings)
-    if any(setting.keys() != chosen[0].keys() for setting in chosen):
-        raise ValueError("settings must all name the same fields, so that they can be compared")
-    _check(chosen, seeds, num_updates, halving, max_parallel)
+    require_traced(chosen)
+    fixed = static_settings(config, static)
+    _check(seeds, num_updates, total_steps, halving, max_parallel)
     lanes = [(setting, seed) for setting in chosen for seed in seeds]
     stacked = HParams.stack([hparams.replace(**setting) for setting, _ in lanes])
-    slices = Slices(make_trpo(env, config), stacked, num_updates, max_parallel, report)
-    start = slices.begin([seed for _, seed in lanes])
-    finished, progress = load(start) or (0, start)
+    plan = _Plan(stacked, [seed for _, seed in lanes], len(seeds), halving)
 
-    number, previous, active = 0, 0, np.arange(len(lanes))
-    for boundary in (*(max(1, round(share * num_updates)) for share in halving), num_updates):
-        if previous:
-            active = _better_half(progress, previous, active, len(seeds))
-        previous = boundary
-        for chosen_lanes in slices.split(active, progress):
-            number += 1
-            if number > finished:
-                slices.advance(progress, chosen_lanes, boundary)
-                save(number, progress)
-    returns = slices.evaluate(progress, num_episodes)
-    states = from_host(progress.states, slices.like)
+    configs = [config.replace(**each) for each in fixed]
+    agents = [make_trpo(env, each) for each in configs]  # all can work, before the first trains
+    lengths = [num_updates or specification.num_updates(each, total_steps or 0) for each in configs]
+    costs = [plan.lane_updates(length) for length in lengths]
+    parts, updates_done, returns = [], [], []
+    for number, (agent, length) in enumerate(zip(agents, lengths, strict=True)):
+        heard = partial(_report_part, report, sum(costs[:number]), sum(costs))
+        slices = Slices(agent, stacked, length, max_parallel, heard)
+        progress = _train(plan, slices, length, partial(load, number), partial(save, number))
+        returns.append(slices.evaluate(progress, num_episodes))
+        updates_done.append(progress.updates_done)
+        states = from_host(progress.states, slices.like)
+        parts.append(Part(configs[number], stacked, states, progress.history))
     return SweepResult(
-        chosen, tuple(seeds), stacked, states, progress.history, progress.updates_done, returns
+        settings=tuple({**static, **setting} for static in fixed for setting in chosen),
+        seeds=tuple(seeds),
+        updates_done=np.concatenate(updates_done),
+        returns=np.concatenate(returns),
+        parts=tuple(parts),
     )
+
+
+class _Plan(NamedTuple):
+    """What all parts of a sweep have in common. L = settings × seeds."""
+
+    hparams: HParams
+    """Fields [L]."""
+    seeds: list[int]
+    """[L]."""
+    num_seeds: int
+    halving: Sequence[float]
+
+    def boundaries(self, num_updates: int) -> list[int]:
+        """The updates after which settings are dropped, and the last one."""
+        return [*(max(1, round(share * num_updates)) for share in self.halving), num_updates]
+
+    def lane_updates(self, num_updates: int) -> int:
+        """Updates of all lanes together."""
+        total, done, settings = 0, 0, len(self.seeds) // self.num_seeds
+        for boundary in self.boundaries(num_updates):
+            total += settings * self.num_seeds * (boundary - done)
+            done, settings = boundary, -(-settings // 2)
+        return total
+
+
+def _train(plan: _Plan, slices: Slices, num_updates: int, load: Any, save: Any) -> Progress:
+    """Train all lanes of a part; what `load` gives back is not done again."""
+    start = slices.begin(plan.seeds)
+    number, progress = load(start) or (0, start)
+    slices.report(progress)
+    previous, active = 0, np.arange(len(plan.seeds))
+    for boundary in plan.boundaries(num_updates):
+        if previous:
+            active = _better_half(progress, previous, active, plan.num_seeds)
+        previous = boundary
+        left = active[progress.updates_done[active] < boundary]
+        for lanes in in_slices(left, slices.width(active, progress)):
+            slices.advance(progress, lanes, boundary)
+            number += 1
+            save(number, progress)
+    return progress
+
+
+def _report_part(report: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    report(before + done, total)
 
 
 def _better_half(progress: Progress, done: int, lanes: np.ndarray, num_seeds: int) -> np.ndarray:
@@ -76,26 +134,18 @@ def _better_half(progress: Progress, done: int, lanes: np.ndarray, num_seeds: in
     return lanes.reshape(-1, num_seeds)[kept].ravel()
 
 
-def _check(settings, seeds, num_updates, halving, max_parallel) -> None:
-    if not settings or not len(seeds):
-        raise ValueError(
-            f"settings={list(settings)!r} and seeds={list(seeds)!r}: the grid is empty; name at "
-            "least one setting and one seed"
-        )
-    static, known = vars(TRPOConfig()), vars(HParams())
-    for name in {name for setting in settings for name in setting}:
-        if name in static:
-            raise ValueError(
-                f"{name} is a static setting (TRPOConfig): it fixes shapes, so that each value is "
-                f"a program of its own; sweep over {', '.join(known)}, and loop over {name}"
-            )
-        if name not in known:
-            raise ValueError(f"{name} is not a field of HParams; those are {', '.join(known)}")
+def _check(seeds, num_updates, total_steps, halving, max_parallel) -> None:
+    if not len(seeds):
+        raise ValueError("seeds=(): the grid is empty; name at least one seed")
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds={list(seeds)!r} must differ from each other")
-    if num_updates < 1:
-        raise ValueError(f"num_updates={num_updates} must be a whole number >= 1")
-    if max_parallel is not None and max_parallel < 1:
-        raise ValueError(f"max_parallel={max_parallel} must be a whole number >= 1")
+    if (num_updates is None) == (total_steps is None):
+        raise ValueError(
+            f"num_updates={num_updates} and total_steps={total_steps}: give one of the two"
+        )
+    counts = {"num_updates": num_updates, "total_steps": total_steps, "max_parallel": max_parallel}
+    for name, value in counts.items():
+        if value is not None:
+            require_whole_number(name, value)
     if list(halving) != sorted(set(halving)) or not all(0 < share < 1 for share in halving):
         raise ValueError(f"halving={list(halving)!r} must be rising shares between 0 and 1")
