@@ -73,7 +73,7 @@ class TRPOConfig:
     )
     curvature_chunk_size: int | None = _setting(
         None,
-        "examples per micro-batch of gradient and curvature (bounds memory); none takes them all",
+        "examples per micro-batch of gradient, curvature, forward passes (to bound memory)",
         lambda size: size is None or size >= 1,
         "None or a whole number >= 1",
     )

@@ -16,8 +16,9 @@ from trpo_jax.learner.normalization import (
     weighted_mean_and_deviation,
 )
 from trpo_jax.learner.types import Batch, TrainState, Trajectory
-from trpo_jax.policies.networks import Critic, Policy
+from trpo_jax.policies.networks import Critic, Policy, idle_sides, share_of_idle
 from trpo_jax.solver import trees
+from trpo_jax.solver.batches import in_chunks, map_chunks
 
 OFF_POLICY_GAP = 0.1
 """Tolerance for |log π_θ(a|s) − log π_old(a|s)| / (1 + |log π_old(a|s)|): wide enough for products
@@ -34,8 +35,8 @@ class PreparedBatch(NamedTuple):
     """Largest relative difference between stored and recomputed log-probabilities."""
     on_policy: jax.Array
     """bool: the data is of this version of the policy, and the gap no more than rounding."""
-    units: list[jax.Array]
-    """Activations of the policy's hidden layers, [B, ..., units] each."""
+    inactive_units: jax.Array
+    """[layers]: share of dead or saturated units per hidden layer of the policy."""
     return_statistics: RunningStatistics
     """With the returns of this trajectory merged in."""
     discounted: jax.Array
@@ -63,7 +64,7 @@ def prepare_batch(
     next_obs = policy_input(
         state.obs_statistics, trajectory.next_obs, config.normalize_observations
     )
-    value, next_value = critic.apply(state.value_params, jnp.stack([obs, next_obs]))
+    value, next_value = _values(critic, state, obs, next_obs, config.curvature_chunk_size)
     advantage, value_target = _advantages(
         jnp.where(valid, reward, 0),
         jnp.where(valid, value, 0),
@@ -76,7 +77,7 @@ def prepare_batch(
 
     obs, advantage, action = _flatten(obs), _flatten(advantage), _flatten(trajectory.action)
     weight = _flatten(valid).astype(jnp.float32)
-    distribution, units = policy.apply_with_units(state.policy_params, obs)
+    distribution, inactive_units = _old_policy(policy, state, obs, weight, config)
     log_prob = distribution.log_prob(action)
     batch = Batch(
         obs=obs,
@@ -99,10 +100,29 @@ def prepare_batch(
         raw_advantage=advantage,
         on_policy_gap=on_policy_gap,
         on_policy=on_policy,
-        units=units,
+        inactive_units=inactive_units,
         return_statistics=trees.select(on_policy, return_statistics, state.return_statistics),
         discounted=discounted,
     )
+
+
+def _values(critic: Critic, state: TrainState, obs, next_obs, chunk_size: int | None) -> jax.Array:
+    """[2, T, N]: values of both observations, in one call."""
+    both = jnp.stack([obs, next_obs])
+    apply = in_chunks(critic.apply, chunk_size)
+    return apply(state.value_params, both.reshape(-1, *both.shape[3:])).reshape(both.shape[:3])
+
+
+def _old_policy(policy: Policy, state: TrainState, obs, weight, config: TRPOConfig):
+    """π_old on the batch, and the share of its units that are idle there, per layer."""
+
+    def apply(rows):
+        row_obs, row_weight = rows
+        distribution, units = policy.apply_with_units(state.policy_params, row_obs)
+        return distribution, idle_sides(config.activation, units, row_weight)
+
+    distribution, idle = map_chunks(apply, (obs, weight), config.curvature_chunk_size)
+    return distribution, share_of_idle([jnp.all(sides, axis=0) for sides in idle])
 
 
 def _scaled_rewards(state, trajectory: Trajectory, hparams: HParams, config: TRPOConfig):

@@ -11,6 +11,7 @@ from trpo_jax.learner.policy_step import PolicyStep, guarded_step
 from trpo_jax.learner.types import TrainState, Trajectory
 from trpo_jax.learner.value import fit_value
 from trpo_jax.policies.networks import Critic, Policy
+from trpo_jax.solver.batches import in_chunks
 
 
 def learn(
@@ -40,7 +41,7 @@ def learn(
         fit_key,
         state.value_params,
         state.value_opt_state,
-        apply=critic.apply,
+        apply=in_chunks(critic.apply, config.curvature_chunk_size),
         obs=batch.obs,
         target=batch.value_target,
         weight=batch.weight * prepared.on_policy,
@@ -54,7 +55,9 @@ def learn(
         fit=fit,
         trajectory=trajectory,
         prepared=prepared,
-        new_distribution=policy.apply(policy_params, batch.obs),
+        new_distribution=in_chunks(policy.apply, config.curvature_chunk_size)(
+            policy_params, batch.obs
+        ),
         before=state.episodes,
         after=episodes,
         hparams=hparams,

@@ -10,7 +10,6 @@ from trpo_jax.learner.normalization import weighted_mean_and_deviation
 from trpo_jax.learner.types import Batch, EpisodeProgress, Trajectory
 from trpo_jax.learner.value import ValueFitInfo
 from trpo_jax.policies.distributions import DiagonalGaussian, Distribution, MultiCategorical
-from trpo_jax.policies.networks import inactive_fraction
 from trpo_jax.solver.trust_region import TrustRegionInfo
 
 KL_SPIKE = 5.0
@@ -131,7 +130,7 @@ def update_metrics(
     entropy, _ = weighted_mean_and_deviation(new_distribution.entropy(), weight)
     old_entropy, _ = weighted_mean_and_deviation(batch.entropy, weight)
     advantage_mean, advantage_std = weighted_mean_and_deviation(prepared.raw_advantage, weight)
-    inactive = inactive_fraction(config.activation, prepared.units, weight)
+    inactive = prepared.inactive_units
     dimensions = num_action_dimensions(new_distribution)
     done = trajectory.terminated | trajectory.truncated
     num_episodes = jnp.sum(done, dtype=jnp.int32)

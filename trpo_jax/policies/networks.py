@@ -221,6 +221,29 @@ def _initializer(network: nn.Module, obs_shape: tuple[int, ...]) -> Callable[[ja
     return init
 
 
+def idle_sides(activation: str, layers: Sequence[jax.Array], weight: jax.Array) -> list[jax.Array]:
+    """Per hidden layer, which units stay on which flat side of their activation; [sides, units].
+
+    Those of a whole batch are the conjunction of those of its parts. See `inactive_fraction`.
+    """
+
+    def idle(units: jax.Array) -> jax.Array:
+        counts = (weight > 0).reshape(-1, *(1,) * (units.ndim - 1))
+        tests = [units <= 0]
+        if activation == "tanh":
+            tests = [units > _SATURATION, units < -_SATURATION]
+        examples = tuple(range(units.ndim - 1))
+        return jnp.stack([jnp.all(test | ~counts, axis=examples) for test in tests])
+
+    return [idle(units) for units in layers]
+
+
+def share_of_idle(layers: Sequence[jax.Array]) -> jax.Array:
+    """[layers]: share of the units that are idle on some side, given [sides, units] for each."""
+    shares = [jnp.mean(jnp.any(sides, axis=0)) for sides in layers]
+    return jnp.stack(shares) if shares else jnp.zeros((0,))
+
+
 def inactive_fraction(activation: str, layers: Sequence[jax.Array], weight: jax.Array) -> jax.Array:
     """Per hidden layer, the share of units that no example of the batch moves; [layers].
 
@@ -229,14 +252,4 @@ def inactive_fraction(activation: str, layers: Sequence[jax.Array], weight: jax.
     at or below zero, which for relu means that no gradient passes, for the smoother ones that
     it works on its flat side only. `layers` are activations [B, ..., units].
     """
-
-    def inactive(units: jax.Array) -> jax.Array:
-        counts = (weight > 0).reshape(-1, *(1,) * (units.ndim - 1))
-        examples = tuple(range(units.ndim - 1))
-        if activation == "tanh":
-            high = jnp.all((units > _SATURATION) | ~counts, axis=examples)
-            low = jnp.all((units < -_SATURATION) | ~counts, axis=examples)
-            return jnp.mean(high | low)
-        return jnp.mean(jnp.all((units <= 0) | ~counts, axis=examples))
-
-    return jnp.stack([inactive(units) for units in layers]) if layers else jnp.zeros((0,))
+    return share_of_idle(idle_sides(activation, layers, weight))

@@ -1,6 +1,7 @@
-"""Weighted sums over a batch of examples, whole or in micro-batches that bound the memory."""
+"""Sums and maps over a batch of examples, whole or in micro-batches that bound the memory."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +22,7 @@ def batch_sum(
     batch_size = weight.shape[0]
     if chunk_size is None or chunk_size >= batch_size:
         return fn(batch, weight)
-    num_chunks = -(-batch_size // chunk_size)
-    padding = num_chunks * chunk_size - batch_size
-
-    def split(leaf: jax.Array, mode: str) -> jax.Array:
-        padded = jnp.pad(leaf, [(0, padding)] + [(0, 0)] * (leaf.ndim - 1), mode=mode)
-        return padded.reshape(num_chunks, chunk_size, *leaf.shape[1:])
-
-    chunks = jax.tree.map(lambda leaf: split(leaf, "edge"), batch), split(weight, "constant")
+    chunks = split(batch, chunk_size), split(weight, chunk_size, padding="constant")
     fn = jax.checkpoint(fn)
 
     def accumulate(total: Tree, chunk: tuple[Tree, jax.Array]):
@@ -37,3 +31,42 @@ def batch_sum(
     shapes = jax.eval_shape(fn, *jax.tree.map(lambda leaf: leaf[0], chunks))
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.scan(accumulate, zero, chunks)[0]
+
+
+def map_chunks(
+    fn: Callable[[Tree], tuple[Tree, Tree]], batch: Tree, chunk_size: int | None
+) -> tuple[Tree, Tree]:
+    """fn(micro-batch) -> (one row per example, a summary), for all micro-batches, one by one.
+
+    Returns the rows [B, …] and the summaries [chunks, …]. A last, incomplete micro-batch is filled
+    up with copies of its last example: a summary must not mind that, as a maximum does not.
+    """
+    batch_size = jax.tree.leaves(batch)[0].shape[0]
+    if chunk_size is None or chunk_size >= batch_size:
+        rows, summary = fn(batch)
+        return rows, jax.tree.map(lambda leaf: leaf[None], summary)
+    rows, summaries = jax.lax.map(jax.checkpoint(fn), split(batch, chunk_size))
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:batch_size], rows
+    ), summaries
+
+
+def in_chunks(apply: Callable[[Any, jax.Array], Tree], chunk_size: int | None):
+    """apply(params, inputs [B, …]) -> [B, …], in micro-batches when there are more inputs."""
+
+    def chunked(params: Any, inputs: jax.Array) -> Tree:
+        return map_chunks(lambda chunk: (apply(params, chunk), ()), inputs, chunk_size)[0]
+
+    return chunked
+
+
+def split(batch: Tree, chunk_size: int, padding: str = "edge") -> Tree:
+    """Leaves [B, …] as [chunks, chunk_size, …], filled up at the end."""
+
+    def split_leaf(leaf: jax.Array) -> jax.Array:
+        num_chunks = -(-leaf.shape[0] // chunk_size)
+        missing = num_chunks * chunk_size - leaf.shape[0]
+        padded = jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1), mode=padding)
+        return padded.reshape(num_chunks, chunk_size, *leaf.shape[1:])
+
+    return jax.tree.map(split_leaf, batch)
