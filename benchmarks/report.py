@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
@@ -40,6 +41,20 @@ def write(path: Path, title: str, *sections: str) -> None:
     text = "\n\n".join([f"# {title}", "\n".join(provenance()), *sections]) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def write_part(path: Path, title: str, parts: dict[str, str], part: str, text: str) -> None:
+    """Rewrite one part of a report whose parts are measured by commands of their own.
+
+    `parts` are names and headings, in order; the others stay as they are in the JSON file beside.
+    """
+    kept_path = path.with_suffix(".json")
+    kept = json.loads(kept_path.read_text(encoding="utf-8")) if kept_path.exists() else {}
+    kept[part] = "\n\n".join(["\n".join(provenance()), text])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept_path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    sections = [f"## {heading}\n\n{kept[name]}" for name, heading in parts.items() if name in kept]
+    path.write_text("\n\n".join([f"# {title}", *sections]) + "\n", encoding="utf-8")
 
 
 def _processor() -> str:

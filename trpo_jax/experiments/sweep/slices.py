@@ -16,6 +16,8 @@ from trpo_jax.learner.monitoring import UpdateMetrics
 from trpo_jax.learner.trpo import Agent
 from trpo_jax.learner.types import TrainState
 
+_MOST_LANES = {"cpu": 8}
+"""More at once overflow the caches: 32 cost a third more per lane (benchmarks/lanes.py)."""
 _MEMORY_SHARE = {"cpu": 0.5, "gpu": 0.85, "tpu": 0.85}
 
 
@@ -97,7 +99,11 @@ class Slices:
         return from_host(_take(progress.states, lanes), self.like)
 
     def _widest(self, lanes: np.ndarray, progress: Progress) -> int:
-        """As many lanes as the device has memory for, by the compiler's own account."""
+        """As many lanes as the device has memory for, by the compiler's own account.
+
+        On a CPU no more than its caches have room for.
+        """
+        lanes = lanes[: _MOST_LANES.get(jax.devices()[0].platform)]
         states, hparams = self._states(progress, lanes), _take(self._hparams, lanes)
         needed = _bytes_of(self._advance.lower(states, hparams, jnp.int32(1)).compile())
         available = _available_memory()

@@ -1,0 +1,227 @@
+"""What do lanes lose by waiting for the slowest, and what does a run in a sweep cost?
+
+python benchmarks/lanes.py work|solve|train [--quick]
+
+A `while_loop` under `vmap` runs until its slowest lane has finished. `work` trains 512 CartPole
+runs, eight settings × 64 seeds, and counts from their records what groups of 8, 64 and 512 lanes
+do over what the lanes need. `solve` times solve and line search per lane on real batches, as they
+are and as alternatives. `train` times whole updates. Each rewrites its section of the report.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import report
+from real_batches import draw_lanes, flat_problem
+
+import trpo_jax
+from trpo_jax.solver import trees
+
+CONFIG = trpo_jax.TRPOConfig()
+BOUNDS = (0.001, 0.003, 0.01, 0.02, 0.03, 0.06, 0.1, 0.3)
+TOLERANCES = (1e-8, 0.3, 0.1, 0.03)
+GROUPS = (8, 64, 512)
+SLICE = 8
+
+
+def make_agent():
+    return trpo_jax.make_trpo(trpo_jax.make_env("CartPole-v1"), CONFIG)
+
+
+def work(num_seeds: int, num_updates: int) -> list[list[str]]:
+    """Work done over work needed, per loop and size of the group."""
+    agent = make_agent()
+    settings = [trpo_jax.HParams(max_kl=kl) for kl in BOUNDS for _ in range(num_seeds)]
+    keys = jax.random.split(jax.random.key(0), len(settings))
+
+    def run(lane):
+        key, hparams = lane
+        history = agent.train(agent.init(key), hparams, num_updates=num_updates)[1]
+        return history.cg_residual_norms, history.num_backtracks
+
+    lanes = keys, trpo_jax.HParams.stack(settings)
+    norms, backtracks = jax.jit(lambda x: jax.lax.map(run, x, batch_size=SLICE))(lanes)
+    rows = [
+        ratios(f"CG, tolerance {tolerance:g}", iterations_needed(np.asarray(norms), tolerance))
+        for tolerance in TOLERANCES
+    ]
+    return [*rows, ratios("evaluations of the line search", np.asarray(backtracks) + 1)]
+
+
+def iterations_needed(norms: np.ndarray, tolerance: float) -> np.ndarray:
+    """[L, updates]: iterations until the residual is below the tolerance, or all of them."""
+    reached = norms <= tolerance * norms[..., :1]
+    return np.where(reached.any(-1), reached.argmax(-1), norms.shape[-1] - 1)
+
+
+def ratios(name: str, needed: np.ndarray) -> list[str]:
+    """`needed` is [L, updates]; every lane of a group does what its slowest needs."""
+    row = [name, f"{needed.mean():.2f}", str(needed.max())]
+    for size in GROUPS:
+        groups = needed.reshape(-1, min(size, len(needed)), needed.shape[-1])
+        row.append(f"{groups.max(1).mean() / needed.mean():.2f}")
+    return row
+
+
+def solve(lane_counts: tuple[int, ...], repeats: int) -> list[list[str]]:
+    """ms per lane of gradient and solve, and of the line search, the library's way and others."""
+    bounds = [BOUNDS[i % len(BOUNDS)] for i in range(64)]
+    settings = [trpo_jax.HParams(max_kl=bound) for bound in bounds]
+    runs = draw_lanes(make_agent(), CONFIG, settings, updates=3)
+    cases = {}
+    for count in lane_counts:
+        index = np.arange(count) % len(settings)
+        lanes = jax.tree.map(lambda leaf, i=index: leaf[i], runs)
+        for name, function in variants().items():
+            cases[name, count] = (compiled(jax.vmap(function), lanes), lanes)
+        in_slices = sliced(variants()[WHILE], SLICE)
+        cases[f"the same, in slices of {SLICE}", count] = (compiled(in_slices, lanes), lanes)
+    times = interleaved(cases, repeats)
+    names = dict.fromkeys(name for name, _ in cases)
+    return [[n, *(f"{min(times[n, count]):.2f}" for count in lane_counts)] for n in names]
+
+
+def compiled(function: Callable, argument) -> Callable:
+    return jax.jit(function).lower(argument).compile()
+
+
+WHILE = "gradient and CG, 10 iterations: while_loop"
+
+
+def variants() -> dict[str, Callable]:
+    """One lane -> what the loop gives."""
+    policy = make_agent().policy
+
+    def full_step(lane, solver, iterations):
+        problem = flat_problem(policy, lane.params, lane.batch)
+
+        def damped(vector):
+            return problem.product(vector) + lane.hparams.cg_damping * vector
+
+        x = solver(damped, problem.gradient, iterations)
+        scale = jnp.sqrt(2 * lane.hparams.max_kl / trees.dot(x, problem.gradient))
+        return problem, scale * x
+
+    def search(lane, searcher):
+        problem, step = full_step(lane, library_cg, 1)
+        return searcher(problem, step, lane.hparams)
+
+    return {
+        WHILE: lambda lane: full_step(lane, library_cg, 10)[1],
+        "the same: fixed number, masked": lambda lane: full_step(lane, masked_cg, 10)[1],
+        "gradient, one iteration": lambda lane: full_step(lane, library_cg, 1)[1],
+        "that and line search: while_loop": lambda lane: search(lane, in_turn),
+        "that and line search: all candidates at once": lambda lane: search(lane, at_once),
+    }
+
+
+def library_cg(damped, gradient, iterations):
+    return trpo_jax.cg_solve(damped, gradient, max_iters=iterations, tol=0.0).x
+
+
+def masked_cg(damped, gradient, iterations):
+    """A fixed number of iterations; a lane that has finished takes steps of length zero."""
+
+    def iterate(_, carry):
+        x, residual, direction, squared = carry
+        product = damped(direction)
+        curvature = trees.dot(direction, product)
+        usable = (curvature > 0) & (squared > 0)
+        step = jnp.where(usable, squared / jnp.where(usable, curvature, 1), 0)
+        residual = residual - step * product
+        after = trees.dot(residual, residual)
+        direction = residual + jnp.where(usable, after / squared, 0) * direction
+        return x + step * direction, residual, direction, after
+
+    start = jnp.zeros_like(gradient), gradient, gradient, trees.dot(gradient, gradient)
+    return jax.lax.fori_loop(0, iterations, iterate, start)[0]
+
+
+def in_turn(problem, step, hparams):
+    return trpo_jax.line_search(problem.evaluate, problem.flat, step, max_kl=hparams.max_kl).params
+
+
+def at_once(problem, step, hparams):
+    fractions = hparams.backtrack_factor ** jnp.arange(CONFIG.max_backtracks + 1)
+    improvement, kl = jax.vmap(lambda share: problem.evaluate(problem.flat + share * step))(
+        fractions
+    )
+    good = (kl <= hparams.max_kl) & (improvement > 0)
+    return problem.flat + jnp.where(jnp.any(good), fractions[jnp.argmax(good)], 0) * step
+
+
+def sliced(function: Callable, size: int | None) -> Callable:
+    return lambda lanes: jax.lax.map(function, lanes, batch_size=size)
+
+
+def train(lane_counts: tuple[int, ...], num_updates: int, repeats: int) -> list[list[str]]:
+    """ms per update and lane of whole runs: one, vmapped, and in slices."""
+    agent, hparams = make_agent(), trpo_jax.HParams()
+
+    def run(state):
+        return agent.train(state, hparams, num_updates=num_updates)[0]
+
+    cases = {("one run", 1): (run, agent.init(jax.random.key(0)))}
+    for count in lane_counts:
+        states = jax.jit(jax.vmap(agent.init))(jax.random.split(jax.random.key(0), count))
+        cases[f"{count} lanes, vmapped", count] = (jax.jit(jax.vmap(run)), states)
+    cases[f"{count} lanes in slices of {SLICE}", count] = (jax.jit(sliced(run, SLICE)), states)
+    for case, (program, states) in cases.items():
+        cases[case] = (program, jax.block_until_ready(program(states)))
+    times = interleaved(cases, repeats)
+    single = np.array(times["one run", 1])
+    return [
+        [name, f"{np.median(per) / num_updates:.1f}", f"{np.median(np.array(per) / single):.2f}"]
+        for (name, _), per in times.items()
+    ]
+
+
+def interleaved(cases: dict, repeats: int) -> dict[tuple[str, int], list[float]]:
+    """ms per lane, one run of each case in turn."""
+    times: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
+    for _ in range(repeats):
+        for case, (program, lanes) in cases.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program(lanes))
+            times[case].append(1e3 * (time.perf_counter() - start) / case[1])
+    return times
+
+
+def section(part: str, quick: bool) -> str:
+    if part == "work":
+        header = ("loop", "needed, mean", "most", *(f"done/needed, {size}" for size in GROUPS))
+        return report.table(header, work(1 if quick else 64, 2 if quick else 20))
+    if part == "solve":
+        counts = (2, 3) if quick else GROUPS
+        header = ("loop", *(f"ms per lane, {count} lanes (best)" for count in counts))
+        return report.table(header, solve(counts, 1 if quick else 2))
+    header = ("program", "ms per update and lane (median)", "of one run (median of pairs)")
+    counts = (8,) if quick else (32,)
+    return report.table(header, train(counts, 2 if quick else 5, 1 if quick else 7))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
+    parser.add_argument("--out", type=Path, default=report.RESULTS / "lanes.md")
+    arguments = parser.parse_args()
+    text = section(arguments.part, arguments.quick)
+    report.write_part(arguments.out, "What lanes cost", PARTS, arguments.part, text)
+    print(text)
+
+
+PARTS = {
+    "work": "Work done over work needed",
+    "solve": "Time of the loops, per lane",
+    "train": "Time of whole updates, CartPole-v1 with the default configuration",
+}
+
+
+if __name__ == "__main__":
+    main()

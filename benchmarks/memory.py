@@ -1,0 +1,193 @@
+"""Peak memory against `curvature_chunk_size`, by the compiled program's own account.
+
+python benchmarks/memory.py peak|time [--quick]
+
+`peak` compiles the second half of an update (values, advantages, policy step, value fit) for
+policies of 1 M and 10 M parameters at a batch of 65,536 and runs nothing. `time` runs the policy
+step on a smaller batch, whole and in chunks interleaved: the overhead, and how equal results are.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import report
+from jax.flatten_util import ravel_pytree
+
+import trpo_jax
+from trpo_jax.learner.objective import make_objective
+from trpo_jax.learner.types import Batch
+
+OBS, ACTIONS = 17, 6
+POLICIES = {"1 M": (1000, 1000), "10 M": (2240, 2240, 2240)}
+BATCH = 65_536
+CHUNKS = (None, 16_384, 4_096, 1_024, 256, 64)
+PARTS = {"peak": "Peak memory", "time": "Time and equality of the policy step"}
+
+
+class Idle(trpo_jax.Environment):
+    """Shapes of a continuous control task, and nothing else."""
+
+    name = "idle"
+    obs_shape = (OBS,)
+    action_space = trpo_jax.Box(-1.0, 1.0, (ACTIONS,))
+
+    def reset(self, key):
+        return jnp.int32(0), jnp.zeros(OBS)
+
+    def step(self, key, state, action):
+        never = jnp.bool_(False)
+        return state, trpo_jax.EnvStep(jnp.zeros(OBS), jnp.float32(0), never, never)
+
+
+def config_of(hidden: tuple[int, ...], batch: int, chunk: int | None) -> trpo_jax.TRPOConfig:
+    return trpo_jax.TRPOConfig(
+        num_envs=64,
+        num_steps=batch // 64,
+        hidden_sizes=hidden,
+        curvature_chunk_size=chunk,
+        value_minibatch_size=64,
+    )
+
+
+def peaks(quick: bool) -> dict[str, dict]:
+    """Bytes of temporaries per policy and chunk size, and of one vector of parameters."""
+    results: dict[str, dict] = {}
+    for name, hidden in {"small": (32, 32)}.items() if quick else POLICIES.items():
+        results[name] = {}
+        for chunk in CHUNKS:
+            config = config_of(hidden, 1024 if quick else BATCH, chunk)
+            agent = trpo_jax.make_trpo(Idle(), config)
+            state = jax.eval_shape(agent.init, jax.random.key(0))
+            state, trajectory = jax.eval_shape(agent.rollout, state)
+            program = (
+                jax.jit(lambda s, t, a=agent: a.learn(s, t)).lower(state, trajectory).compile()
+            )
+            results[name][chunk] = program.memory_analysis().temp_size_in_bytes
+            sizes = [leaf.size for leaf in jax.tree.leaves(state.policy_params)]
+            results[name]["parameters"] = 4 * sum(sizes)
+            print(name, chunk, results[name][chunk] / 2**20, flush=True)
+    return results
+
+
+def rows_of_peaks(results: dict[str, dict]) -> list[list[str]]:
+    rows = []
+    for name, sizes in results.items():
+        for chunk in CHUNKS:
+            share = sizes[chunk] / sizes[None]
+            rows.append(
+                [name, chunk or "whole batch", f"{sizes[chunk] / 2**20:.0f}", f"{share:.3f}",
+                 f"{sizes[chunk] / sizes['parameters']:.1f}"]
+            )  # fmt: skip
+    return rows
+
+
+def draw(results: dict[str, dict], path: Path) -> None:
+    figure, axis = plt.subplots(figsize=(6, 4))
+    for name, sizes in results.items():
+        chunks = [chunk for chunk in CHUNKS if chunk]
+        (line,) = axis.loglog(chunks, [sizes[c] / 2**20 for c in chunks], "o-", label=name)
+        axis.axhline(sizes[None] / 2**20, color=line.get_color(), linestyle="--")
+        axis.axhline(sizes["parameters"] / 2**20, color=line.get_color(), linestyle=":")
+    axis.set_xlabel("curvature_chunk_size")
+    axis.set_ylabel("peak of temporaries, MiB")
+    axis.set_title(f"batch {BATCH}; dashed: whole batch; dotted: one vector of parameters")
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def times(quick: bool) -> list[list[str]]:
+    """The policy step whole and in chunks, interleaved; differences relative to the whole one."""
+    rows = []
+    cases = {"small": ((32, 32), 256)} if quick else {"1 M": (POLICIES["1 M"], 2048)}
+    for name, (hidden, batch_size) in cases.items():
+        agent = trpo_jax.make_trpo(Idle(), config_of(hidden, batch_size, None))
+        params = agent.policy.init(jax.random.key(0))
+        batch = random_batch(agent.policy, params, batch_size)
+        objective = make_objective(agent.policy, 0.0)
+        chunks = (None, batch_size // 4, batch_size // 16)
+        programs = {
+            chunk: step_in(objective, config_of(hidden, batch_size, chunk))
+            .lower(params, batch)
+            .compile()
+            for chunk in chunks
+        }
+        seconds: dict = {chunk: [] for chunk in chunks}
+        results = {}
+        for _ in range(1 if quick else 3):
+            for chunk, program in programs.items():
+                start = time.perf_counter()
+                results[chunk] = jax.block_until_ready(program(params, batch))
+                seconds[chunk].append(time.perf_counter() - start)
+        for chunk in chunks:
+            ratio = np.median(np.array(seconds[chunk]) / np.array(seconds[None]))
+            rows.append(
+                [name, batch_size, chunk or "whole batch", f"{ratio:.2f}",
+                 *(f"{gap(x, y):.1e}" for x, y in zip(results[chunk], results[None], strict=True))]
+            )  # fmt: skip
+    return rows
+
+
+def gap(left: jax.Array, right: jax.Array) -> float:
+    return float(jnp.linalg.norm(left - right) / jnp.linalg.norm(right))
+
+
+def step_in(objective, config: trpo_jax.TRPOConfig):
+    """(params, batch) -> first-order step, step: what one and ten iterations make of them."""
+    hparams = trpo_jax.HParams(cg_tol=0.0).as_arrays()
+
+    def step(params, batch):
+        moves = []
+        for iterations in (1, config.cg_iterations):
+            chosen = config.replace(cg_iterations=iterations)
+            new, _ = trpo_jax.trust_region_step(objective, params, batch, hparams, chosen)
+            moves.append(ravel_pytree(new)[0] - ravel_pytree(params)[0])
+        return moves
+
+    return jax.jit(step)
+
+
+def random_batch(policy, params, size: int) -> Batch:
+    keys = jax.random.split(jax.random.key(1), 3)
+    obs = jax.random.normal(keys[0], (size, OBS))
+    distribution = policy.apply(params, obs)
+    action = distribution.sample(keys[1])
+    return Batch(
+        obs=obs,
+        action=action,
+        distribution=distribution,
+        log_prob=distribution.log_prob(action),
+        entropy=distribution.entropy(),
+        advantage=jax.random.normal(keys[2], (size,)),
+        value=jnp.zeros(size),
+        value_target=jnp.zeros(size),
+        weight=jnp.ones(size),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
+    parser.add_argument("--out", type=Path, default=report.RESULTS / "memory.md")
+    arguments = parser.parse_args()
+    if arguments.part == "peak":
+        results = peaks(arguments.quick)
+        draw(results, arguments.out.with_suffix(".png"))
+        header = ("policy", "chunk", "temporaries, MiB", "of the whole batch", "parameter vectors")
+        text = f"{report.table(header, rows_of_peaks(results))}\n\n![peak](memory.png)"
+    else:
+        header = ("policy", "batch", "chunk", "time", "gap after 1 iteration", "after 10")
+        text = report.table(header, times(arguments.quick))
+    title = "Memory bounded by micro-batches"
+    report.write_part(arguments.out, title, PARTS, arguments.part, text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
