@@ -1,0 +1,121 @@
+"""The driver's side: one process per peer, started once and asked in turn."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from stillness import Timing, Usage, others_share, process_seconds, wait_until_still
+
+HERE = Path(__file__).parent
+DEFAULT_VENVS = Path.home() / ".cache" / "trpo_jax" / "peers"
+TITLES = {
+    "trpo_jax": "trpo_jax",
+    "sb3": "sb3-contrib TRPO",
+    "tianshou": "tianshou TRPO",
+    "rejax": "rejax PPO",
+    "brax": "brax PPO",
+}
+"""How each peer is called in tables; trpo_jax runs in the driver's own environment."""
+
+
+class PeerFailed(RuntimeError):
+    """A peer answered with an error, or ended."""
+
+
+class Peer:
+    """A peer's process. Closed on exit from `with`."""
+
+    def __init__(self, name: str, python: Path | str):
+        self.name = name
+        program, _, threads = name.partition("@")
+        self._start = time.perf_counter()
+        self._process = subprocess.Popen(
+            [str(python), str(HERE / f"worker_{program}.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if not os.environ.get("PEERS_VERBOSE") else None,
+            text=True,
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "PEER_THREADS": threads},
+        )
+        self.description = self.ask("describe")
+        self.start_seconds = time.perf_counter() - self._start
+        self.start_cpu_seconds = process_seconds(self._process.pid)
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Send a request and wait for its reply. Raises `PeerFailed` with the peer's own error."""
+        pipe_in, pipe_out = self._process.stdin, self._process.stdout
+        assert pipe_in is not None
+        assert pipe_out is not None
+        try:
+            print(json.dumps({"do": do, **arguments}), file=pipe_in, flush=True)
+            line = pipe_out.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise PeerFailed(f"{self.name} ended while it was asked to {do}; set PEERS_VERBOSE=1")
+        reply = json.loads(line)
+        if "error" in reply:
+            raise PeerFailed(f"{self.name} failed to {do}:\n{reply['error']}")
+        return reply
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
+    def time(self, do: str, *, patience: float, **arguments: Any) -> Timing:
+        """Ask for something whose reply holds "seconds"; wait a while for a still machine first."""
+        wait_until_still(self.pid, patience=patience)
+        before = Usage.now(self.pid)
+        reply = self.ask(do, **arguments)
+        return Timing(
+            reply["seconds"], reply["cpu_seconds"], others_share(before, Usage.now(self.pid))
+        )
+
+    def close(self) -> None:
+        """End the process and wait for it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def python_of(name: str, venvs: Path) -> Path | None:
+    """The interpreter that has the peer, or None where its virtual environment is missing."""
+    if name == "trpo_jax":
+        return Path(sys.executable)
+    python = venvs / name.partition("@")[0] / "bin" / "python"
+    return python if python.exists() else None
+
+
+class Pool:
+    """Peers by name, each started when it is first asked for; ended on exit from `with`."""
+
+    def __init__(self, venvs: Path):
+        self._venvs = venvs
+        self._peers: dict[str, Peer] = {}
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for peer in self._peers.values():
+            peer.close()
+
+    def get(self, names: list[str]) -> list[Peer]:
+        """Those that are installed; says of the others what to do."""
+        for name in names:
+            python = python_of(name, self._venvs)
+            if python is None:
+                base = name.partition("@")[0]
+                print(f"skipped: no {base} in {self._venvs}; see benchmarks/peers/install.py")
+            elif name not in self._peers:
+                self._peers[name] = Peer(name, python)
+        return [self._peers[name] for name in names if name in self._peers]

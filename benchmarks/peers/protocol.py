@@ -1,0 +1,90 @@
+"""How the driver and a peer's process talk: JSON lines, on settings that all peers share.
+
+Runs in every peer's virtual environment: the standard library only.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is equal for all: environment, batch, networks, trust region, value fit."""
+
+    env_id: str = "CartPole-v1"
+    env_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Keywords of the environment, such as brax's backend."""
+    num_envs: int = 8
+    num_steps: int = 256
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Of policy and critic alike, tanh; they share nothing."""
+    epochs: int = 10
+    """Passes of the value fit (PPO: of policy and value) over the batch."""
+    minibatch: int = 128
+    cg_iterations: int = 10
+    cg_damping: float = 0.1
+    max_kl: float = 0.01
+    """Bound on the KL summed over action dimensions."""
+    backtrack_factor: float = 0.8
+    line_search_tries: int = 10
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    learning_rate: float = 1e-3
+    """Of the value fit."""
+    ppo_learning_rate: float = 1e-3
+    """Of policy and value in PPO."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
+
+    @property
+    def batch_size(self) -> int:
+        """Transitions per update."""
+        return self.num_envs * self.num_steps
+
+    def replace(self, **changes) -> "Settings":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def as_json(self) -> dict[str, Any]:
+        """For a request: `Settings(**…)` on the other side."""
+        return dataclasses.asdict(self)
+
+
+def serve(handlers: dict[str, Callable[..., dict[str, Any]]]) -> None:
+    """Answer requests {"do": name, **arguments}, one JSON line each, until the input ends."""
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no reply
+    for line in sys.stdin:
+        arguments = json.loads(line)
+        handler = handlers[arguments.pop("do")]
+        try:
+            reply = handler(**arguments)
+        except Exception:
+            reply = {"error": traceback.format_exc()}
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+def timed(call: Callable[[], Any]) -> dict[str, float]:
+    """Wall time, and CPU time of all threads, of a call that returns when its work is done."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    call()
+    return {
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - cpu_start,
+    }
+
+
+def compiling(call: Callable[[], Any]) -> dict[str, float]:
+    """How much more the first call takes than the second."""
+    first, second = timed(call), timed(call)
+    return {f"compile_{kind}": max(0.0, first[kind] - second[kind]) for kind in first}
+
+
+NOTHING_COMPILED = {"compile_seconds": 0.0, "compile_cpu_seconds": 0.0}

@@ -1,0 +1,68 @@
+"""Was the machine still while something was timed? Asked of the kernel, on Linux.
+
+A program whose threads wait for each other, as PyTorch's do, can take ten times as long beside
+another busy program. So every timing comes with the share of the cores that others took meanwhile.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+STILL = 0.1
+"""Timings during which others took more than this share of the cores are kept only in need."""
+_TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+class Timing(NamedTuple):
+    """Seconds, CPU seconds, and the share of all cores that others took meanwhile."""
+
+    seconds: float
+    cpu: float
+    others: float
+
+
+class Usage(NamedTuple):
+    """CPU seconds up to now: of the whole machine, of some processes; and the clock."""
+
+    machine: float
+    own: float
+    clock: float
+
+    @classmethod
+    def now(cls, *pids: int) -> "Usage":
+        """Read it; zeros where the kernel does not tell."""
+        try:
+            words = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        except OSError:
+            return cls(0.0, 0.0, time.perf_counter())
+        ticks = [int(word) for word in words]
+        machine = sum(ticks[:3]) + sum(ticks[5:8])  # less idle and waiting for input
+        own = sum(process_seconds(pid) for pid in (*pids, os.getpid()))
+        return cls(machine / _TICK, own, time.perf_counter())
+
+
+def others_share(before: Usage, after: Usage) -> float:
+    """Share of the cores that went to other processes in between, in [0, 1]."""
+    span = (after.clock - before.clock) * (os.cpu_count() or 1)
+    others = (after.machine - before.machine) - (after.own - before.own)
+    return min(1.0, max(0.0, others / span)) if span > 0 else 0.0
+
+
+def wait_until_still(*pids: int, patience: float = 10.0) -> None:
+    """Return once others have taken little for a third of a second, or patience is at its end."""
+    end = time.perf_counter() + patience
+    while time.perf_counter() < end:
+        before = Usage.now(*pids)
+        time.sleep(0.3)
+        if others_share(before, Usage.now(*pids)) <= STILL:
+            return
+
+
+def process_seconds(pid: int) -> float:
+    """CPU seconds of a process up to now, all threads together; 0 if the kernel does not tell."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(words[11]) + int(words[12])) / _TICK

@@ -1,0 +1,270 @@
+"""From the JSON of all studies to the tables of results/peers.md."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import picture
+import report
+from client import TITLES
+from goals import Rows, goals_met, solved_at, solved_times
+from words import INTRODUCTION, disturbance, relative, stamp, title
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    """Write the report and its picture; only of what there is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sections = [
+        part
+        for name, build in _SECTIONS.items()
+        if results.get(name) or name in ("goals", "solved")
+        for part in build(results)
+    ]
+    if results.get("learning"):
+        picture.draw(path.with_suffix(".png"), results)
+        sections.append(f"![Learning curves]({path.with_suffix('.png').name})")
+    text = "\n\n".join(["# Beside the peers", INTRODUCTION, *sections]) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def _dynamics(results: dict[str, Any]) -> list[str]:
+    rows = [
+        [env_id, title(name), f"{entry['difference']:.1e}", str(entry["max_episode_steps"])]
+        for env_id, study in results["dynamics"].items()
+        for name, entry in study["peers"].items()
+        if name != "trpo_jax"
+    ]
+    return [
+        "## Same environments",
+        "One step from 200 random states each: the largest difference from trpo_jax in any "
+        "observation, reward or termination, and the time limit (ours: 500, 500, 200).",
+        report.table(("environment", "peer", "largest difference", "time limit"), rows),
+        stamp(next(reversed(results["dynamics"].values()))),
+    ]
+
+
+def _speed(results: dict[str, Any]) -> list[str]:
+    rows: Rows = []
+    for env_id, study in results["speed"].items():
+        ours = study["peers"].get("trpo_jax")
+        batch = study["settings"]["num_envs"] * study["settings"]["num_steps"]
+        for name, entry in study["peers"].items():
+            each = entry["seconds_per_update"]
+            rows.append([
+                env_id, title(name), f"{1e3 * each:.1f}", f"{batch / each:,.0f}",
+                f"{1e3 * entry['cpu_seconds_per_update']:.1f}",
+                relative(entry, ours, "cpu_seconds_per_update"), *disturbance(entry),
+            ])  # fmt: skip
+    header = ("environment", "peer", "ms per iteration", "steps/s", "CPU ms",
+              "CPU time relative to trpo_jax", "others", "timings used")  # fmt: skip
+    last = next(reversed(results["speed"].values()))
+    return [
+        "## End to end: rollout and update",
+        "CPU ms: of all threads of the process, the median of all timings.",
+        report.table(header, rows),
+        stamp(last),
+    ]
+
+
+def _update(results: dict[str, Any]) -> list[str]:
+    times: Rows = []
+    meaning: Rows = []
+    for label, study in results["update"].items():
+        peers = study["peers"]
+        for name, entry in peers.items():
+            for fit, timing in entry["fits"].items():
+                ours = peers.get("trpo_jax", {}).get("fits", {}).get(fit)
+                error = "" if fit == "none" else f"{timing['value_error']:.3f}"
+                times.append([
+                    label, title(name), _FITS[fit], f"{1e3 * timing['seconds']:.1f}",
+                    f"{1e3 * timing['cpu_seconds']:.1f}", relative(timing, ours, "cpu_seconds"),
+                    error, *disturbance(timing),
+                ])  # fmt: skip
+            if "@" not in name or name.partition("@")[0] not in peers:
+                meaning.append([
+                    label, title(name), f"{entry['kl_as_it_is']:.4f}", f"{entry['kl']:.4f}",
+                    f"{entry['improvement']:.4f}", f"{entry['distance']:.1e}",
+                ])  # fmt: skip
+    return [
+        "## One update alone, on the same batch from the same weights",
+        "Batches are made by `peers/given.py`. Without compilation; the value error is that of the "
+        "critic after its fit.",
+        report.table(
+            (
+                "batch",
+                "peer",
+                "value fit",
+                "ms",
+                "CPU ms",
+                "CPU time relative to trpo_jax",
+                "value error",
+                "others",
+                "timings used",
+            ),
+            times,
+        ),
+        "Is it the same update? KL (summed over action dimensions) and improvement of the "
+        "surrogate are computed by NumPy in float64 from the weights that each peer returned; the "
+        "distance is ‖θ − θ_trpo_jax‖ / ‖θ_trpo_jax − θ_old‖. With δ = 0.01 as it "
+        "is, sb3-contrib bounds the *mean* over dimensions; with δ and damping divided by their "
+        "number it makes our step.",
+        report.table(
+            (
+                "batch",
+                "peer",
+                "KL with δ = 0.01 as it is",
+                "KL with joint δ = 0.01",
+                "improvement",
+                "distance",
+            ),
+            meaning,
+        ),
+        stamp(next(reversed(results["update"].values()))),
+    ]
+
+
+_FITS = {"none": "none", "minibatch": "10 epochs of 128", "full": "10 steps, full batch"}
+
+
+def _brax(results: dict[str, Any]) -> list[str]:
+    rows: Rows = []
+    for env_id, study in results["brax"].items():
+        ours = study["peers"]["trpo_jax"]["seconds_per_update"]
+        for name, entry in study["peers"].items():
+            each = entry["seconds_per_update"]
+            rows.append([
+                env_id, title(name), f"{1e3 * each:.0f}", f"{2048 / each:,.0f}",
+                f"{each / ours:.2f}", f"{entry['compile_seconds']:.0f}",
+            ])  # fmt: skip
+    return [
+        "## Beside brax's own PPO",
+        "Spring backend, 32 environments × 64 steps, minibatch 128, 10 epochs.",
+        report.table(
+            (
+                "environment",
+                "peer",
+                "ms per iteration",
+                "steps/s",
+                "time relative to trpo_jax",
+                "compilation, s",
+            ),
+            rows,
+        ),
+        stamp(next(reversed(results["brax"].values()))),
+    ]
+
+
+def _solved(results: dict[str, Any]) -> list[str]:
+    rows: Rows = []
+    for env_id, study in results.get("learning", {}).items():
+        times = solved_times(results, env_id)
+        ours = times.get("trpo_jax", {})
+        for name, found in times.items():
+            curves = study["curves"][name]
+            each = [f"{solved_at(curve, study['goal']):.0f}" for curve in curves.values()]
+            rows.append([
+                f"{env_id} ≥ {study['goal']['threshold']:.0f}", TITLES[name.partition("@")[0]],
+                " ".join(each), f"{found['training']:.2f}",
+                f"{found['training'] / ours.get('training', float('nan')):.1f}",
+                f"{found['cold']:.1f}", f"{found['cold'] / ours.get('cold', float('nan')):.1f}",
+            ])  # fmt: skip
+    if not rows:
+        return []
+    return [
+        "## Time to a solved environment",
+        "Solved at the first evaluation (32 deterministic episodes, every 2 updates on CartPole, "
+        "every 4 elsewhere, seed by seed) whose mean return reaches the threshold; evaluations are "
+        "not timed. Seconds: the median over seeds of the updates needed, times the seconds per "
+        "iteration of the table above (CPU seconds, unless the machine was still for all of them). "
+        "Cold: with start and compilation.",
+        report.table(
+            (
+                "environment",
+                "peer",
+                "updates needed, per seed",
+                "training, s",
+                "times ours",
+                "cold, s",
+                "times ours, cold",
+            ),
+            rows,
+        ),
+    ]
+
+
+def _returns(results: dict[str, Any]) -> list[str]:
+    rows: Rows = []
+    for env_id, study in results["learning"].items():
+        goal = study["goal"]
+        for name, curves in study["curves"].items():
+            length = min(len(curve) for curve in curves.values())
+            marks = [max(1, length // 4), max(1, length // 2), length]
+            means = [statistics.mean(c[m - 1] for c in curves.values()) for m in marks]
+            worst = min(curve[length - 1] for curve in curves.values())
+            rows.append([
+                env_id, TITLES[name.partition("@")[0]], str(len(curves)),
+                f"{2048 * goal['every'] * length:,}", *(f"{mean:.1f}" for mean in means),
+                f"{worst:.1f}",
+            ])  # fmt: skip
+    stamps = [stamp(study) for study in results["learning"].values()]
+    return [
+        "## Return at equal numbers of steps",
+        "Mean over seeds of the same evaluations, after a quarter, a half and all of the steps.",
+        report.table(
+            (
+                "environment",
+                "peer",
+                "seeds",
+                "steps",
+                "after ¼",
+                "after ½",
+                "at the end",
+                "worst seed",
+            ),
+            rows,
+        ),
+        stamps[-1],
+    ]
+
+
+def _goals(results: dict[str, Any]) -> list[str]:
+    rows = goals_met(results)
+    header = ("goal", "measured", "by which time", "met")
+    return ["## Goals", _GOALS, report.table(header, rows)] if rows else []
+
+
+def _start(results: dict[str, Any]) -> list[str]:
+    study = next(reversed(results["start"].values()))
+    rows = [
+        [title(name), f"{entry['start_seconds']:.1f}", f"{entry['compile_seconds']:.1f}",
+         f"{entry['start_cpu_seconds']:.1f}", f"{entry['compile_cpu_seconds']:.1f}",
+         f"{100 * entry['others']:.0f} %"]
+        for name, entry in study["peers"].items()
+    ]  # fmt: skip
+    return [
+        "## Cold start",
+        "From the process's start to the end of its imports; then what the first training call "
+        "takes longer than the second, on CartPole, without compilation cache.",
+        report.table(
+            ("peer", "start, s", "compilation, s", "start, CPU s", "compilation, CPU s", "others"),
+            rows,
+        ),
+        stamp(study),
+    ]
+
+
+_GOALS = (
+    "Each is held against what was measured below, no more: where that is CPU time, of a PyTorch "
+    "peer with one thread, a still machine and a thread per core may say otherwise."
+)
+
+_SECTIONS = {
+    "goals": _goals,
+    "speed": _speed,
+    "start": _start,
+    "solved": _solved,
+    "learning": _returns,
+    "update": _update,
+    "brax": _brax,
+    "dynamics": _dynamics,
+}
