@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from client import TITLES
+from goals import basis, best
 
 _COLOURS = {"trpo_jax": "C3", "sb3": "C0", "tianshou": "C2", "rejax": "C1"}
 
@@ -22,12 +23,15 @@ def draw(path: Path, results: dict[str, Any]) -> None:
     for column, (env_id, study) in enumerate(studies.items()):
         above, below = axes[:, column]
         speeds = results.get("speed", {}).get(env_id, {}).get("peers", {})
+        kind = basis(*speeds.values())
         for name, curves in study["curves"].items():
             base = name.partition("@")[0]
-            each = [e["seconds_per_update"] for n, e in speeds.items() if n.startswith(base)]
-            _draw_curves(above, below, base, curves, study, min(each, default=None))
+            speed = best(speeds, base)
+            each = speed[kind] / speed["updates"] if speed else None
+            _draw_curves(above, below, base, curves, study, each)
         above.set(title=env_id, xlabel="environment steps")
-        below.set(xlabel="seconds of training, without compilation", xscale="log")
+        unit = "seconds" if kind == "seconds" else "CPU seconds"
+        below.set(xlabel=f"{unit} of training, without compilation", xscale="log")
         for panel in (above, below):
             panel.axhline(study["goal"]["threshold"], color="grey", linewidth=0.8, linestyle=":")
     axes[0, 0].set_ylabel("return")
