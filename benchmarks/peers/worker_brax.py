@@ -1,15 +1,19 @@
 """brax's PPO, in its own virtual environment with a jax that its trainer still runs on."""
 
+import contextlib
 import functools
 import itertools
+import sys
 from importlib.metadata import version
 from typing import Any
 
 import jax
-from brax import envs
-from brax.training.agents.ppo import networks, train
 from flax import linen as nn
 from protocol import Settings, serve
+
+with contextlib.redirect_stdout(sys.stderr):  # brax prints that warp is missing
+    from brax import envs
+    from brax.training.agents.ppo import networks, train
 
 
 def describe() -> dict[str, Any]:
