@@ -115,6 +115,17 @@ def test_each_sign_gives_its_finding_and_no_other(name):
     assert all(len(line) <= 80 for line in text.splitlines())
 
 
+def test_advantages_that_favour_an_action_are_biased_even_if_the_return_only_stays():
+    flat = {"episode_return": 20 + np.sin(np.arange(UPDATES))}
+    favoured = {"predicted_improvement": late(0.01, np.sqrt(2 * 0.01)), "improvement": ALL * 0.1}
+    assert [each.name for each in examine(flat | favoured).findings] == ["biased_advantages"]
+    assert examine(flat).findings == ()  # it has arrived, perhaps
+    assert examine(favoured).findings == ()  # it learns
+    raw = CONFIG.replace(normalize_advantages=False)  # the advantages' deviation is 5 to 2
+    names = [each.name for each in examine(flat | favoured, raw).findings]
+    assert "biased_advantages" not in names
+
+
 @pytest.mark.parametrize(
     ("config", "hparams", "words"),
     [
