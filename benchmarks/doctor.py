@@ -41,7 +41,7 @@ HEADER = ("injected", "environment", "right", "main findings", "other findings")
 NOTES = """\
 Thresholds were chosen on runs of this benchmark: this is how well they fit, not how well they would
 do on other environments. A favoured action on Pendulum takes the return hardly below that of the
-first policy: the fall which the rule looks for is within the noise, and the fault is missed.
+first policy; it is told by how much of the advantages one direction explains.
 Records that --histories found were trained by the code of their day, the rules are today's."""
 History = dict[str, np.ndarray]
 

@@ -97,7 +97,8 @@ def biased_advantages(case: Case) -> Finding | None:
     gained = case["accepted"] & (case["improvement"] > 0)
     falls = late < early - noise and trend(returns) <= -CLEAR_TREND
     explained = float(np.quantile(_share_of_direction(case), 0.9))
-    favours = explained > PREFERENCE and late <= early + noise
+    # A collapse of the entropy is such a direction too, and has a finding of its own.
+    favours = explained > PREFERENCE and late <= early + noise and entropy_collapse(case) is None
     if gained.mean() < MOSTLY or not (falls or favours):
         return None
     return Finding(
