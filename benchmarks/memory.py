@@ -119,7 +119,7 @@ def times(quick: bool) -> list[list[str]]:
         }
         seconds: dict = {chunk: [] for chunk in chunks}
         results = {}
-        for _ in range(1 if quick else 3):
+        for _ in range(1 if quick else 5):
             for chunk, program in programs.items():
                 start = time.perf_counter()
                 results[chunk] = jax.block_until_ready(program(params, batch))

@@ -17,7 +17,7 @@ from trpo_jax.learner.trpo import Agent
 from trpo_jax.learner.types import TrainState
 
 _MOST_LANES = {"cpu": 8}
-"""More at once overflow the caches: 32 cost a third more per lane (benchmarks/lanes.py)."""
+"""More at once overflow the caches and cost more per lane (python benchmarks/lanes.py train)."""
 _MEMORY_SHARE = {"cpu": 0.5, "gpu": 0.85, "tpu": 0.85}
 
 
