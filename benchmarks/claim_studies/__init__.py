@@ -1,0 +1,1 @@
+"""One module for each group of claims that share their data; `benchmarks/claims.py` runs them."""

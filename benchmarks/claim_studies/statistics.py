@@ -1,0 +1,69 @@
+"""Interquartile means and bootstrap intervals over seeds, as rliable defines them.
+
+Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice". scipy
+computes them; the library of that paper would bring a plotting stack along.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import bootstrap, trim_mean
+
+_RESAMPLES = 2000
+
+
+class Estimate(NamedTuple):
+    """A statistic with its 95 % percentile bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def interquartile_mean(samples: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Mean of the middle half along an axis."""
+    return trim_mean(samples, 0.25, axis=axis)
+
+
+def over_seeds(samples: np.ndarray, statistic=interquartile_mean) -> Estimate:
+    """The statistic of samples [seeds], seeds resampled."""
+    samples = np.asarray(samples, dtype=float)
+    value = float(statistic(samples))
+    if np.ptp(samples) == 0:
+        return Estimate(value, value, value)
+    interval = bootstrap(
+        (samples,), statistic, n_resamples=_RESAMPLES, method="percentile", rng=0
+    ).confidence_interval
+    return Estimate(value, float(interval.low), float(interval.high))
+
+
+def over_tasks(scores: np.ndarray) -> Estimate:
+    """Interquartile mean of scores [tasks, seeds] taken together; seeds resampled within tasks."""
+    scores = np.asarray(scores, dtype=float)
+    num_tasks, num_seeds = scores.shape
+    draws = np.random.default_rng(0).integers(num_seeds, size=(_RESAMPLES, num_tasks, num_seeds))
+    resampled = np.take_along_axis(scores[None], draws, axis=2)
+    means = interquartile_mean(resampled.reshape(_RESAMPLES, -1))
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(interquartile_mean(scores.ravel())), float(low), float(high))
+
+
+def probability_of_improvement(first: np.ndarray, second: np.ndarray) -> Estimate:
+    """P(X > Y) + ½ P(X = Y), averaged over tasks; both [tasks, seeds], seeds resampled."""
+
+    def probability(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        difference = x[..., :, None] - y[..., None, :]
+        return np.mean((difference > 0) + 0.5 * (difference == 0), axis=(-1, -2, -3))
+
+    first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    random = np.random.default_rng(0)
+    draws = random.integers(first.shape[1], size=(2, _RESAMPLES, *first.shape))
+    resampled = [
+        np.take_along_axis(side[None], draw, axis=2)
+        for side, draw in zip((first, second), draws, strict=True)
+    ]
+    low, high = np.percentile(probability(*resampled), [2.5, 97.5])
+    return Estimate(float(probability(first, second)), float(low), float(high))

@@ -1,0 +1,149 @@
+"""The training runs that all claims about returns and steps share, kept as compact JSON.
+
+For every environment and method: tuning (every value of the one tuned number, two seeds, half the
+updates), then ten other seeds with the value whose mean return over the second half was best.
+"""
+
+import functools
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import trpo_jax
+from claim_studies.settings import METHODS, NUM_SEEDS, TASKS, TUNING_SEEDS, Method, Task, get_task
+from trpo_jax import HParams, TrainState, UpdateMetrics
+
+_TUNING_STREAM, REPORT_STREAM, _EVALUATION_STREAM = 1, 2, 3
+
+
+def run(directory: Path, env_id: str, method_id: str, quick: bool = False) -> dict:
+    """Tune and train one method on one environment, or take it from the disk."""
+    path = directory / f"{env_id}_{method_id}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    shared, method = get_shared(env_id, quick), METHODS[method_id]
+    task = shared.task
+    started = time.perf_counter()
+    program = Program(shared, method)
+    tuning = _tune(program)
+    chosen = method.values[int(np.argmax([setting["score"] for setting in tuning]))]
+    runs = program.histories([chosen] * NUM_SEEDS, REPORT_STREAM, task.num_updates)
+    record = {
+        "env": env_id,
+        "method": method_id,
+        "batch_size": task.config.batch_size,
+        "tuned": method.tuned,
+        "chosen": chosen,
+        "tuning": tuning,
+        "runs": runs,
+        "seconds": round(time.perf_counter() - started),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, separators=(",", ":")) + "\n")
+    return record
+
+
+def load(directory: Path, env_ids=tuple(TASKS), method_ids=tuple(METHODS)) -> dict:
+    """{env: {method: record}} of what has been run; without environments that lack a method."""
+    records: dict[str, dict[str, dict]] = {}
+    for env_id in env_ids:
+        paths = {name: directory / f"{env_id}_{name}.json" for name in method_ids}
+        if all(path.exists() for path in paths.values()):
+            records[env_id] = {name: json.loads(path.read_text()) for name, path in paths.items()}
+    return records
+
+
+def curve(runs: dict) -> np.ndarray:
+    """[seeds, updates]: the return after every update, measured apart from training if it was."""
+    return np.array(runs.get("measured", runs["training"]), dtype=float)
+
+
+class Shared:
+    """What all methods on one environment have in common, compiled once for all of them."""
+
+    def __init__(self, task: Task):
+        agent = trpo_jax.make_trpo(task.make_env(), task.config)
+        key = jax.random.fold_in(jax.random.key(0), _EVALUATION_STREAM)
+
+        def measured(state: TrainState) -> jax.Array:
+            stats = agent.evaluate(state, key, num_episodes=task.num_episodes, deterministic=False)
+            return jnp.mean(stats.returns)
+
+        self.task = task
+        self.begin = jax.jit(jax.vmap(agent.init))
+        self.collect = jax.jit(jax.vmap(agent.rollout))
+        self.measure = jax.jit(jax.vmap(measured)) if task.num_episodes else None
+
+
+@functools.lru_cache(maxsize=1)
+def get_shared(env_id: str, quick: bool) -> Shared:
+    return Shared(get_task(env_id, quick))
+
+
+class Program:
+    """One method on one environment: many lanes side by side, each with its own setting."""
+
+    def __init__(self, shared: Shared, method: Method):
+        self.shared, self.method = shared, method
+        step = method.make_step(shared.task)
+        self._set_up = jax.jit(jax.vmap(functools.partial(method.set_up, step)))
+        self._learn = jax.jit(jax.vmap(method.make_agent(shared.task, step).learn))
+
+    def histories(self, values: Sequence[float], stream: int, num_updates: int) -> dict[str, list]:
+        """Train one lane for each value; {name: [lanes, updates]} of what is kept."""
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), stream), len(values))
+        hparams = HParams.stack([self.shared.task.hparams()] * len(values))
+        state, hparams = self._set_up(
+            self.shared.begin(keys), hparams, jnp.array(values, jnp.float32)
+        )
+        records = []
+        for _ in range(num_updates):
+            state, metrics = self._learn(*self.shared.collect(state), hparams)
+            records.append(jax.device_get(self._record(state, metrics)))
+        return {
+            name: _compact(np.stack([record[name] for record in records], axis=1))
+            for name in records[0]
+        }
+
+    def _record(self, state: TrainState, metrics: UpdateMetrics) -> dict[str, jax.Array]:
+        record = {"training": metrics.episode_return, "kl": metrics.kl}
+        if self.shared.measure is not None:
+            record["measured"] = self.shared.measure(state)
+        if self.method.tuned == "max_kl":
+            norms = metrics.cg_residual_norms
+            record |= {
+                "first_kl": metrics.candidate_kls[:, 0],
+                "backtracks": metrics.num_backtracks,
+                "accepted": metrics.accepted,
+                "residual": norms[:, -1] / norms[:, 0],
+            }
+        return record
+
+
+def _tune(program: Program) -> list[dict]:
+    """Every value with its score, the mean training return over the second half, and its runs."""
+    method = program.method
+    values = [value for value in method.values for _ in range(TUNING_SEEDS)]
+    runs = program.histories(values, _TUNING_STREAM, program.shared.task.num_updates // 2)
+    settings = []
+    for index, value in enumerate(method.values):
+        lanes = slice(index * TUNING_SEEDS, (index + 1) * TUNING_SEEDS)
+        own = {name: rows[lanes] for name, rows in runs.items()}
+        returns = np.array(own["training"], dtype=float)
+        late = returns[:, returns.shape[1] // 2 :]
+        score = float(np.nanmean(late)) if np.isfinite(late).any() else -np.inf
+        settings.append({"value": value, "score": score, "runs": own})
+    return settings
+
+
+def _compact(leaf: np.ndarray) -> list[list[Any]]:
+    """Four significant digits; null for what is not finite."""
+    if leaf.dtype.kind in "bi":
+        return leaf.astype(int).tolist()
+    return [[float(f"{x:.4g}") if np.isfinite(x) else None for x in row] for row in leaf]

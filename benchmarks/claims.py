@@ -1,0 +1,91 @@
+"""The claims C1–C17 of the article on TRPO, each confirmed or refuted by measurement.
+
+python benchmarks/claims.py train                 the runs that C1, C2, C4, C6–C9 and C17 share
+python benchmarks/claims.py train CartPole-v1     some of them; what lies on the disk is kept
+python benchmarks/claims.py C8 C11                studies: NAME.md, NAME.png, NAME.json each
+python benchmarks/claims.py all --quick           a miniature of everything, for the tests
+
+Results go to benchmarks/results/claims/, or to --out. What they mean: docs/claims.md.
+"""
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import report
+
+STUDIES = {
+    "C1": ("drops", "bad_steps"),
+    "C2": ("drops", "smoothness"),
+    "C3": ("update_times", "whole_iterations"),
+    "C4": ("returns", "iterations"),
+    "C5": ("update_times", "whole_iterations"),
+    "C6": ("returns", "comparison"),
+    "C7": ("returns", "samples"),
+    "C8": ("constraint", "violations"),
+    "C9": ("constraint", "backtracks"),
+    "C10": ("solver_times", "line_search_and_cg"),
+    "C11": ("convergence", "convergence"),
+    "C12": ("solver_times", "iteration_cost"),
+    "C13": ("memory", "products"),
+    "C14": ("few_iterations", "few_iterations"),
+    "C15": ("convergence", "precision"),
+    "C16": ("warm_start", "warm_starts"),
+    "C17": ("drops", "destructive_updates"),
+}
+"""Claim to (module of claim_studies, function that turns `Options` into a `Study`)."""
+
+
+def train(names: list[str], options) -> None:
+    """The shared training runs that are not on the disk yet."""
+    from claim_studies import training
+    from claim_studies.settings import METHODS, TASKS
+
+    for env_id in names or (["CartPole-v1"] if options.quick else list(TASKS)):
+        for method_id in METHODS:
+            record = training.run(options.runs, env_id, method_id, options.quick)
+            print(env_id, method_id, f"chosen {record['chosen']:g}", flush=True)
+
+
+def study(names: list[str], options) -> None:
+    """Some studies, one after the other; claims that share one have it done once."""
+    from claim_studies.study import write
+
+    for module, function in dict.fromkeys(STUDIES[name] for name in names):
+        make = getattr(importlib.import_module(f"claim_studies.{module}"), function)
+        write(make(options), options)
+
+
+def everything(arguments: argparse.Namespace) -> None:
+    """Each study in a process of its own: XLA dies in one that has compiled too much."""
+    rest = ["--out", str(arguments.out), *(["--quick"] if arguments.quick else [])]
+    for name in ["train", *STUDIES]:
+        subprocess.run([sys.executable, __file__, name, *rest], check=True, env=os.environ)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help="train [ENV …], C1 … C17, or all")
+    parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
+    parser.add_argument("--out", type=Path, default=report.RESULTS / "claims")
+    arguments = parser.parse_args()
+    names = arguments.names
+    unknown = [name for name in names if name not in STUDIES]
+    if names[0] not in ("train", "all") and unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; use train, all or {', '.join(STUDIES)}")
+    if names[0] == "all":
+        return everything(arguments)
+
+    from claim_studies.study import Options
+
+    options = Options(arguments.out, arguments.quick)
+    return train(names[1:], options) if names[0] == "train" else study(names, options)
+
+
+if __name__ == "__main__":
+    main()
