@@ -30,7 +30,7 @@ def violations(options: Options) -> Study:
             updates = np.arange(1, ratio.shape[1] + 1)
             axis.plot(updates, ratio.T, ".", color=COLORS["npg"], markersize=3, alpha=0.5)
             axis.axhline(1, color="black", linewidth=1)
-            axis.set(title=f"{env_id}, δ = {record['chosen']:g}", xlabel="update", yscale="log")
+            axis.set(title=f"{env_id}, δ = {record['chosen']:g}", xlabel="update", ylim=(0, None))
             axis.set_ylabel("KL of the full step / δ")
         return figure
 

@@ -110,7 +110,7 @@ def _picture(rows):
         axis.barh(np.arange(len(names)) + index * height - 0.3, ratios, height, label=shape)
     axis.axvline(2, color="black", linewidth=1, linestyle="--")
     axis.set(yticks=range(len(names)), yticklabels=names)
-    axis.set_xlabel("temporary memory / forward-backward (dashed: the claim)")
+    axis.set_xlabel("memory / forward-backward (dashed: 2×)")
     axis.invert_yaxis()
     axis.legend(fontsize="small")
     return figure

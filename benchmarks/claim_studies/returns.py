@@ -96,7 +96,7 @@ def _race(options: Options, name: str, title: str, rival: str) -> Study:
         for offset, share in zip((-0.2, 0.2), SHARES, strict=True):
             values = [ratios[env_id, share] for env_id in names]
             axis.barh(np.arange(len(names)) + offset, values, 0.38, label=f"{share:.0%} of the way")
-        axis.set(yticks=range(len(names)), yticklabels=names, xscale="log")
+        axis.set(yticks=range(len(names)), yticklabels=names)
         axis.set_xlabel(f"updates of {METHODS[rival].label} / updates of TRPO")
         axis.axvline(1, color="black", linewidth=1)
         axis.legend()

@@ -111,5 +111,6 @@ def _picture(rows):
             axis.loglog(iterations, [float(row[column]) for row in own], style, label=label)
         axis.set(title=env_id, xlabel="CG iterations", ylabel="relative to the exact solution")
         axis.set_xticks(iterations, map(str, iterations))
+        axis.minorticks_off()
     axes[0].legend(fontsize="small")
     return figure
