@@ -182,5 +182,6 @@ def _finish(
         cg_iterations=jnp.int32(0),
         cg_residual_norms=jnp.zeros(config.cg_iterations + 1, jnp.float32),
         cg_breakdown=jnp.bool_(False),
+        damping=zero,
     )
     return new, state, info
