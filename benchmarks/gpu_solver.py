@@ -1,6 +1,6 @@
 """The parts of `gpu.py` that need no environment: device, policy step, solves, memory."""
 
-from collections.abc import Callable
+import functools
 from functools import partial
 from typing import Any
 
@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import synthetic
-from gpu_part import QUICK, Part, Settings, compile_all, peak_memory, within_bound
+from gpu_part import QUICK, Part, Settings, peak_memory, within_bound
+from synthetic import Shape
 from timing import best, interleaved, seconds
 
 import trpo_jax
@@ -46,10 +47,16 @@ def device(part: Part, settings: Settings) -> None:
     part.check("an accelerator is used", settings is QUICK or backend != "cpu")
 
 
-def make_step(problem: synthetic.Problem, config: trpo_jax.TRPOConfig) -> Callable:
-    """(params, batch) -> the policy step's result."""
+@functools.lru_cache(maxsize=4)
+def compiled_step(shape: Shape, config: trpo_jax.TRPOConfig):
+    """A compiled policy step for a synthetic batch, and its arguments."""
+    problem = synthetic.make_problem(shape)
     objective, hparams = make_objective(problem.policy, 0.0), HPARAMS.as_arrays()
-    return lambda params, batch: trust_region_step(objective, params, batch, hparams, config)
+    arguments = problem.policy_params, problem.batch
+    step = jax.jit(
+        lambda params, batch: trust_region_step(objective, params, batch, hparams, config)
+    )
+    return step.lower(*arguments).compile(), arguments
 
 
 def policy_step(part: Part, settings: Settings) -> None:
@@ -57,9 +64,7 @@ def policy_step(part: Part, settings: Settings) -> None:
     config = trpo_jax.TRPOConfig()
     rate = matrix_rate(settings.matrix, "highest", settings.repeats)
     for shape in part.affordable(settings.shapes):
-        problem = synthetic.make_problem(shape)
-        arguments = problem.policy_params, problem.batch
-        [step] = compile_all([(make_step(problem, config), arguments)])
+        step, arguments = compiled_step(shape, config)
         info = step(*arguments)[1]
         least = best(interleaved({"step": partial(step, *arguments)}, settings.repeats))["step"]
         needed = synthetic.policy_step(shape, config.cg_iterations, int(info.num_backtracks) + 1)
@@ -79,19 +84,16 @@ def policy_step(part: Part, settings: Settings) -> None:
 def solves(part: Part, settings: Settings) -> None:
     """float32 against float64 conjugate gradients: time, residual, direction."""
     for shape in part.affordable(settings.shapes):
-        problem = synthetic.make_problem(shape)
-        arguments = problem.policy_params, problem.batch
         dtypes = ("float32", "float64")
-        steps = compile_all([
-            (make_step(problem, trpo_jax.TRPOConfig(solver_dtype=dtype)), arguments)
-            for dtype in dtypes
-        ])  # fmt: skip
+        configs = [trpo_jax.TRPOConfig(solver_dtype=dtype) for dtype in dtypes]
+        steps = [compiled_step(shape, config)[0] for config in configs]
+        arguments = compiled_step(shape, configs[0])[1]
         results = [step(*arguments) for step in steps]
         calls = {
             dtype: partial(step, *arguments) for dtype, step in zip(dtypes, steps, strict=True)
         }
         least = best(interleaved(calls, settings.repeats))
-        start = flat(problem.policy_params)
+        start = flat(arguments[0])
         single, double = (flat(params) - start for params, _ in results)
         cosine = single @ double / np.linalg.norm(single) / np.linalg.norm(double)
         residuals = [float(i.cg_residual_norms[-1] / i.cg_residual_norms[0]) for _, i in results]
@@ -112,11 +114,9 @@ def flat(params: Any) -> np.ndarray:
 def memory(part: Part, settings: Settings) -> None:
     """Working memory of a large step, whole and in micro-batches; and that both agree."""
     shape, results = settings.memory_shape, []
-    problem = synthetic.make_problem(shape)
-    arguments = problem.policy_params, problem.batch
     for chunk in part.affordable((settings.memory_chunk, None)):
         config = trpo_jax.TRPOConfig(curvature_chunk_size=chunk)
-        [step] = compile_all([(make_step(problem, config), arguments)])
+        step, arguments = compiled_step(shape, config)
         analysis = step.memory_analysis()
         results.append(flat(step(*arguments)[0]))
         part.row(
@@ -125,6 +125,6 @@ def memory(part: Part, settings: Settings) -> None:
             working_memory_mib=analysis.temp_size_in_bytes / 2**20, peak_mib_so_far=peak_memory(),
         )  # fmt: skip
     if len(results) == 2:
-        scale = np.abs(results[1] - flat(problem.policy_params)).max()
+        scale = np.abs(results[1] - flat(arguments[0])).max()
         difference = np.abs(results[0] - results[1]).max()
         part.check("micro-batches change nothing", difference < 0.02 * scale)

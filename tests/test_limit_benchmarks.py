@@ -1,4 +1,4 @@
-"""benchmarks/roofline.py and gpu.py: counts against XLA's, miniatures, and what a bad part does."""
+"""benchmarks/roofline.py, value_fit.py and gpu.py: counts against XLA's, miniatures, bad parts."""
 
 import functools
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import trpo_jax
@@ -75,6 +76,41 @@ def test_roofline_in_miniature(tmp_path, monkeypatch):
         assert float(row[5]) > 1  # so small a batch is far from the limit
     assert float(rows["1"][0][5]) > 0
     assert "## Rollout" in out.read_text()
+
+
+def test_rival_fits_solve_a_linear_regression():
+    """Least squares by NumPy is what they must find, weights included."""
+    import fits
+    import synthetic
+
+    batch = synthetic.make_problem(synthetic.Shape(64, 3, 1, ())).batch
+    weight = (jnp.arange(64) < 40).astype(jnp.float32)
+    batch = batch.replace(value_target=batch.obs @ jnp.array([1.0, -2.0, 0.5]), weight=weight)
+    rows = np.asarray(batch.obs)[:40] - 0.5 * np.ones(3), np.asarray(batch.value_target)[:40]
+    expected = np.linalg.lstsq(*rows, rcond=None)[0]
+
+    def apply(params, obs):
+        return (obs - 0.5) @ params
+
+    start = jnp.zeros(3)
+    for fit in (fits.lbfgs(10), fits.levenberg_marquardt(6, 3)):
+        run = jax.jit(functools.partial(fit.run, jax.random.key(0), apply))
+        fitted, _ = run(start, fit.init(start), batch)
+        np.testing.assert_allclose(fitted, expected, atol=0.03)
+
+
+def test_value_fit_in_miniature(tmp_path, monkeypatch):
+    import value_fit
+
+    out = tmp_path / "value_fit.md"
+    for what in (["time", "--fits", "0", "1"],
+                 ["quality", "CartPole-v1", "--num-seeds", "1", "--fits", "5", "6"]):  # fmt: skip
+        command = ["value_fit.py", *what, "--quick", "--out", str(out)]
+        monkeypatch.setattr(sys, "argv", command)
+        value_fit.main()
+    text = out.read_text()
+    assert "| CartPole-v1 | Levenberg–Marquardt, 1 × 10 CG |" in text
+    assert "| Adam, minibatch 128 | " in text.partition("## Time")[2]
 
 
 PARTS = ["device", "policy_step", "cartpole", "reward", "lanes", "solves", "memory"]
