@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import report
 import synthetic
 from synthetic import Problem, Product, Products, Shape
@@ -38,6 +39,7 @@ CG_ITERATIONS, EPOCHS, MINIBATCH = 10, 10, 128
 STEP_HEADER = (
     "shape", "part", "measured, ms", "GFLOP", "floor at the big product's rate, ms", "ratio",
     "floor at its own products' rates, ms", "ratio", "in forward-backward passes",
+    "ratio to the big product in turns of equal length, median",
 )  # fmt: skip
 ROLLOUT_HEADER = (
     "environment", "rollout, ms", "bare environments, ms", "forward passes, ms", "floor, ms",
@@ -115,6 +117,8 @@ def step_rows(shape: Shape, rounds: int, size: int) -> list[list[str]]:
     times = best(interleaved(calls, rounds))
     alone = {kind: times[str(kind)] / repeats for kind, (_, repeats) in kinds.items()}
     rate = square_operations / times["square"]
+    parts = {name: calls[name] for name in ("square", *products)}
+    paired = interleaved(parts, rounds, at_least=times["policy step"])
     rows = []
     for part, needed in products.items():
         work, measured = synthetic.operations(needed), times[part]
@@ -124,6 +128,7 @@ def step_rows(shape: Shape, rounds: int, size: int) -> list[list[str]]:
             str(shape), part, f"{1e3 * measured:.1f}", f"{work / 1e9:.2f}",
             f"{1e3 * work / rate:.1f} ({rate / 1e9:.0f} GFLOP/s)", f"{measured * rate / work:.2f}",
             f"{1e3 * own:.1f} ({work / own / 1e9:.0f} GFLOP/s)", f"{measured / own:.2f}", passes,
+            f"{np.median(paired[part] / paired['square']) * square_operations / work:.2f}",
         ])  # fmt: skip
     return rows
 
@@ -237,7 +242,13 @@ def main() -> None:
         f"{CG_ITERATIONS} CG iterations, value fit of {EPOCHS} epochs of minibatch {MINIBATCH}, "
         'tanh, float32, `precision="highest"`. The machine is shared: each number is the least '
         f"of {rounds} turns ({10 * rounds} for rollouts), and the big product (size {size}) took "
-        "its turns among them. A row's rates are those of its own minutes.",
+        "its turns among them. Rows may come from several calls, each of some `--rows`; a row's "
+        "rates are those of its own minutes. Where the big product is slower than the small ones, "
+        "others were using the cores meanwhile: long calls suffer from that, short ones escape. "
+        "The floor at the big product's rate is then too high (the ratio flatters), the one at the "
+        "products' own rates is what an undisturbed machine would do (the ratio is too large); the "
+        "last column is least sensitive: big products are repeated for as long as the policy step "
+        "takes, so that both share the cores in the same way.",
         "## Policy step and value fit",
         report.table(STEP_HEADER, steps),
         "## Rollout",

@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=[])
     parser.add_argument("--num-seeds", type=int, default=8)
     parser.add_argument("--fits", type=int, nargs=2, default=(0, 8), help="the first, the end")
+    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="time: how many of them")
     parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
     parser.add_argument("--out", type=Path, default=report.RESULTS / "value_fit.md")
     arguments = parser.parse_args()
@@ -162,8 +163,9 @@ def main() -> None:
     stored = json.loads(store.read_text()) if store.exists() else {"quality": {}, "time": {}}
     wanted = slice(*arguments.fits)
     if arguments.what == "time":
-        for shape in (Shape(64, 3, 2, (8,)),) if arguments.quick else SHAPES:
+        for shape in (Shape(64, 3, 2, (8,)),) if arguments.quick else SHAPES[: arguments.shapes]:
             stored["time"] |= timings(shape, 2 if arguments.quick else 12, wanted)
+            store.write_text(json.dumps(stored, indent=1) + "\n")
     for name in (arguments.names or ENVIRONMENTS) if arguments.what == "quality" else ():
         steps = 1 if arguments.quick else ENVIRONMENTS[name]
         stored["quality"] |= quality(name, arguments.num_seeds, steps, wanted)
