@@ -83,7 +83,7 @@ class SweepArguments:
     """Shares of the training after which the worse half of the settings is dropped, in each program
     of its own."""
     max_parallel: int | None = None
-    """Trainings side by side at most. By default as many as fit into memory."""
+    """Trainings side by side at most. By default as many as fit into memory, and eight on a CPU."""
     total_steps: int = DEFAULT.total_steps
     """Environment steps of each training, rounded up to whole updates."""
     eval_episodes: int = 64
