@@ -46,8 +46,8 @@ def sweep(
 
     No more than `max_parallel` lanes run at once, by default as many as fit into the device's
     memory, and eight on a CPU; a lane is the single run with its seed and its hyperparameters,
-    whatever runs beside it: bit for bit where the same slices run again, else to rounding
-    (benchmarks/results/sweep.md).
+    whatever runs beside it: bit for bit where the same slices run again, else to rounding, which a
+    long training amplifies (benchmarks/results/sweep.md).
     `halving` are shares of the training after which the worse half of a part's settings is dropped.
     `report` hears of lane-updates done and in all, `save` of every slice of every part, so that a
     sweep which was stopped goes on from what `load` gives back.
