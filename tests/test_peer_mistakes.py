@@ -341,7 +341,7 @@ def test_mistake_12_the_advantage_recursion_ends_at_a_step_that_is_not_valid(age
             delta = reward[t, n] + hparams.gamma * next_value[t, n] * (1 - end[t, n]) - value[t, n]
             carry = hparams.gamma * hparams.gae_lambda * following * (1 - done[t, n])
             following = expected[t, n] = delta + carry
-    raw = np.asarray(prepared.raw_advantage).reshape(64, 4)
+    raw = np.asarray(prepared.raw_advantage).reshape(4, 64).T
     np.testing.assert_allclose(raw[valid], expected[valid], rtol=1e-4, atol=1e-5)
 
 

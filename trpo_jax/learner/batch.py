@@ -60,11 +60,11 @@ def prepare_batch(
     """
     valid = trajectory.valid
     reward, return_statistics, discounted = _scaled_rewards(state, trajectory, hparams, config)
-    obs = policy_input(state.obs_statistics, trajectory.obs, config.normalize_observations)
-    next_obs = policy_input(
-        state.obs_statistics, trajectory.next_obs, config.normalize_observations
+    obs, next_obs = (
+        _flatten(policy_input(state.obs_statistics, seen, config.normalize_observations))
+        for seen in (trajectory.obs, trajectory.next_obs)
     )
-    value, next_value = _values(critic, state, obs, next_obs, config.curvature_chunk_size)
+    value, next_value = _values(critic, state, obs, next_obs, config)
     advantage, value_target = _advantages(
         jnp.where(valid, reward, 0),
         jnp.where(valid, value, 0),
@@ -75,7 +75,7 @@ def prepare_batch(
         config,
     )
 
-    obs, advantage, action = _flatten(obs), _flatten(advantage), _flatten(trajectory.action)
+    advantage, action = _flatten(advantage), _flatten(trajectory.action)
     weight = _flatten(valid).astype(jnp.float32)
     distribution, inactive_units = _old_policy(policy, state, obs, weight, config)
     log_prob = distribution.log_prob(action)
@@ -106,11 +106,11 @@ def prepare_batch(
     )
 
 
-def _values(critic: Critic, state: TrainState, obs, next_obs, chunk_size: int | None) -> jax.Array:
-    """[2, T, N]: values of both observations, in one call."""
-    both = jnp.stack([obs, next_obs])
-    apply = in_chunks(critic.apply, chunk_size)
-    return apply(state.value_params, both.reshape(-1, *both.shape[3:])).reshape(both.shape[:3])
+def _values(critic: Critic, state: TrainState, obs, next_obs, config: TRPOConfig):
+    """Values [T, N] of both observations [B, ...], in one call."""
+    both = jnp.stack([obs, next_obs], axis=1).reshape(-1, *obs.shape[1:])
+    values = in_chunks(critic.apply, config.curvature_chunk_size)(state.value_params, both)
+    return tuple(_unflatten(column, config.num_steps) for column in values.reshape(-1, 2).T)
 
 
 def _old_policy(policy: Policy, state: TrainState, obs, weight, config: TRPOConfig):
@@ -157,5 +157,13 @@ def _normalized(advantage: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def _flatten(leaf: jax.Array) -> jax.Array:
-    """[T, N, ...] -> [B, ...]; the one place where time and environments become one axis."""
-    return leaf.reshape(-1, *leaf.shape[2:])
+    """[T, N, ...] -> [B, ...]; the one place where time and environments become one axis.
+
+    Environment by environment: those of one device stay together, and none of it moves.
+    """
+    return jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
+
+
+def _unflatten(leaf: jax.Array, num_steps: int) -> jax.Array:
+    """[B, ...] -> [T, N, ...]."""
+    return jnp.swapaxes(leaf.reshape(-1, num_steps, *leaf.shape[1:]), 0, 1)

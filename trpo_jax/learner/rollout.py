@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trpo_jax.config import TRPOConfig
 from trpo_jax.envs.base import Environment, EnvStep, reset_batch, step_batch, where_done
@@ -28,13 +29,12 @@ def rollout(
     [T, N, ...]. Observations are normalised with statistics that stay as they are; parameters
     and statistics are not touched. Initial states come from a pool drawn afresh for every rollout.
     """
-    num_steps, num_envs, pool_size = config.num_steps, config.num_envs, _pool_size(env, config)
+    num_steps, num_envs, share = config.num_steps, config.num_envs, _pool_share(env, config)
     # One split for all of them: every call of the random generator costs time to compile.
-    keys = jax.random.split(state.key, 1 + pool_size + num_steps + config.batch_size)
-    next_key, pool_keys, action_keys, step_keys = jnp.split(
-        keys, [1, 1 + pool_size, 1 + pool_size + num_steps]
-    )
-    pool = reset_batch(env, pool_keys)
+    ends = np.cumsum([1, share * num_envs, num_steps, config.batch_size])
+    keys = jax.random.split(state.key, ends[-1])
+    next_key, pool_keys, action_keys, step_keys = jnp.split(keys, ends[:-1])
+    pool = jax.vmap(lambda row: reset_batch(env, row))(pool_keys.reshape(share, num_envs))
 
     def advance(carry: _Carry, keys: tuple[jax.Array, jax.Array]) -> tuple[_Carry, Trajectory]:
         env_state, obs, episodes = carry
@@ -67,7 +67,7 @@ def rollout(
     (env_state, obs, episodes), trajectory = jax.lax.scan(
         advance,
         (state.env_state, state.obs, state.episodes),
-        (action_keys, step_keys.reshape(num_steps, num_envs, *keys.shape[1:])),
+        (action_keys, step_keys.reshape(num_steps, num_envs)),
     )
     moved = state.replace(key=next_key[0], env_state=env_state, obs=obs, episodes=episodes)
     return moved, trajectory
@@ -99,26 +99,32 @@ def _begin_again(episodes: EpisodeProgress, done: jax.Array) -> EpisodeProgress:
     )
 
 
-def _pool_size(env: Environment, config: TRPOConfig) -> int:
-    """How many initial states, drawn all at once, one rollout begins its episodes from.
+def _pool_share(env: Environment, config: TRPOConfig) -> int:
+    """How many initial states per environment, drawn all at once, one rollout begins episodes from.
 
-    Every environment has a share of its own: one state for each of its steps, as far as 65,536 in
-    all go; where a reset is dear, one for every 16 steps; at least 8, or one per step. None is used
-    twice unless an environment ends more episodes in a rollout than its share has states. This is
-    many times cheaper than a reset within every step.
+    One for each of its steps, as far as 65,536 in all go; where a reset is dear, one for every 16
+    steps; at least 8, or one per step. None is used twice unless an environment ends more episodes
+    in a rollout than its share has states. This is many times cheaper than a reset within every
+    step.
     """
     share = min(config.num_steps, _MAX_POOL // config.num_envs)
     if env.costly_reset:
         share = config.num_steps // _STEPS_PER_COSTLY_RESET
-    return config.num_envs * max(share, min(_MIN_SHARE, config.num_steps))
+    return max(share, min(_MIN_SHARE, config.num_steps))
 
 
 def _from_pool(pool, episode_count: jax.Array):
-    """A state per environment; each goes through its share of the pool, lane + k · N."""
-    num_envs, pool_size = episode_count.shape[0], pool[1].shape[0]
-    lane = jnp.arange(num_envs, dtype=episode_count.dtype)
-    index = (lane + episode_count * jnp.asarray(num_envs, episode_count.dtype)) % pool_size
-    return jax.tree.map(lambda leaf: leaf[index.astype(jnp.int32)], pool)
+    """A state per environment from a pool [share, N, ...]; each goes through its own column.
+
+    Written so that environments which lie on another device are never asked.
+    """
+    share = jnp.asarray(pool[1].shape[0], episode_count.dtype)
+    row = (episode_count % share).astype(jnp.int32)
+    return jax.tree.map(lambda leaf: jax.vmap(_row, in_axes=(1, 0))(leaf, row), pool)
+
+
+def _row(column: jax.Array, row: jax.Array) -> jax.Array:
+    return column[row]
 
 
 def _finite(values: jax.Array) -> jax.Array:
