@@ -18,9 +18,13 @@ import report
 from rich.console import Console
 
 import trpo_jax
-from trpo_jax.experiments.evaluation import EPISODES_DURING_TRAINING, evaluation_key
+from trpo_jax.experiments.evaluation import (
+    EPISODES_DURING_TRAINING,
+    evaluation_interval,
+    evaluation_key,
+)
 from trpo_jax.experiments.run_directory import write_run
-from trpo_jax.experiments.runner import evaluation_interval, train_run
+from trpo_jax.experiments.runner import train_run
 from trpo_jax.experiments.specification import RunOptions, RunSpec, num_updates
 from trpo_jax.experiments.states import make_agent
 

@@ -24,6 +24,7 @@ from .learner import (
     gae,
     make_trpo,
     rollout,
+    shard_state,
 )
 from .policies import Categorical, DiagonalGaussian, MultiCategorical
 from .presets import Preset, get_preset, list_presets
@@ -87,6 +88,7 @@ __all__ = [
     "make_env",
     "make_trpo",
     "rollout",
+    "shard_state",
     "sweep",
     "trust_region_step",
 ]

@@ -33,6 +33,15 @@ class TrainArguments:
     total_steps: int = DEFAULT.total_steps
     """Environment steps per seed, rounded up to whole updates."""
     output: tyro.conf.OmitArgPrefixes[RunOptions] = _DEFAULT_OPTIONS
+    distributed: bool = False
+    """Train together with other processes that were started with the same command, on the devices
+    of all of them. Under SLURM and Open MPI they find each other."""
+    coordinator: str | None = None
+    """With --distributed: HOST:PORT at which the first process can be reached."""
+    num_processes: int | None = None
+    """With --distributed: processes in all."""
+    process_id: int | None = None
+    """With --distributed: which of them this is, from 0 on."""
     env_args: tuple[str, ...] = ()
     """Arguments of the environment as NAME=VALUE, such as backend=spring episode_length=500."""
 
@@ -84,6 +93,8 @@ class SweepArguments:
     of its own."""
     max_parallel: int | None = None
     """Trainings side by side at most. By default as many as fit into memory, and eight on a CPU."""
+    devices: int = 1
+    """Devices that the trainings are spread over."""
     total_steps: int = DEFAULT.total_steps
     """Environment steps of each training, rounded up to whole updates."""
     eval_episodes: int = 64

@@ -24,7 +24,11 @@ def sweep(argv: list[str]) -> int:
     default = SweepArguments(config=preset.config, total_steps=preset.total_steps)
     arguments = parse(SweepArguments, argv, "trpo-jax sweep", default)
     from trpo_jax.experiments import files, run_directory, runner, specification
+    from trpo_jax.experiments.devices import Devices
     from trpo_jax.experiments.sweep import on_disk
+
+    require_at_least(arguments, "devices", 1)
+    devices = Devices(arguments.devices)
 
     if arguments.resume is not None:
         path, spec = arguments.resume, on_disk.load_sweep(arguments.resume)
@@ -37,7 +41,7 @@ def sweep(argv: list[str]) -> int:
         specification.write_specification(path / on_disk.SPEC, spec)
     runner.enable_compilation_cache()
     console = Console()
-    result = on_disk.run_sweep(path, spec, console)
+    result = on_disk.run_sweep(path, spec, console, devices)
     console.print(on_disk.results_table(result))
     console.print(f"sweep directory: {path}", highlight=False, soft_wrap=True)
     console.print(f"best run: {path / run_directory.BEST}", highlight=False, soft_wrap=True)

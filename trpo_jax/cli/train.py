@@ -2,8 +2,11 @@
 
 import dataclasses
 import importlib.util
+import os
+import sys
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
@@ -11,13 +14,44 @@ from trpo_jax.cli.arguments import TrainArguments
 from trpo_jax.cli.parsing import keywords_of, parse, preset_of, require_at_least
 
 if TYPE_CHECKING:
-    from trpo_jax.experiments.run_directory import Run
+    from trpo_jax.experiments.devices import Devices
+    from trpo_jax.experiments.specification import RunSpec
     from trpo_jax.learner.trpo import Agent
 
 
 def train(argv: list[str]) -> int:
-    """Train a policy."""
+    """Train a policy, alone or together with other processes."""
     arguments = _train_arguments(argv)
+    if not arguments.distributed:
+        return _train(argv, arguments)
+    from trpo_jax.experiments.devices import join
+
+    join(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    try:
+        return _train(argv, arguments)
+    except BaseException as error:
+        _leave(error)
+
+
+def _leave(error: BaseException) -> NoReturn:
+    """End one process of several, now: in an orderly exit JAX would wait for the others."""
+    from trpo_jax.experiments.devices import ProcessLost
+
+    code = 1
+    if isinstance(error, ValueError | ProcessLost):
+        code = 2 if isinstance(error, ValueError) else 1
+        print(f"trpo-jax: {' '.join(str(error).split())}", file=sys.stderr)
+    elif isinstance(error, KeyboardInterrupt):
+        code = 130
+        print("trpo-jax: interrupted", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _train(argv: list[str], arguments: TrainArguments) -> int:
     if arguments.resume is None:
         return _train_from_scratch(arguments)
     return _resume(argv, arguments.resume)
@@ -34,7 +68,11 @@ def _train_arguments(argv: list[str], default: TrainArguments | None = None) -> 
         require_at_least(arguments, name, 1)
     for name in ("eval_episodes", "keep", "checkpoint_every"):
         require_at_least(arguments.output, name, 1)
+    require_at_least(arguments.output, "devices", 1)
     require_at_least(arguments.output, "eval_every", 0)
+    for name in ("coordinator", "num_processes", "process_id"):
+        if getattr(arguments, name) is not None and not arguments.distributed:
+            raise ValueError(f"{name}={getattr(arguments, name)} goes with --distributed only")
     if not 0 <= arguments.seed < 2**31 - arguments.num_seeds:
         raise ValueError(f"seed={arguments.seed} must be a whole number in [0, 2³¹)")
     project = arguments.output.wandb
@@ -45,6 +83,7 @@ def _train_arguments(argv: list[str], default: TrainArguments | None = None) -> 
 
 def _train_from_scratch(arguments: TrainArguments) -> int:
     from trpo_jax.experiments import files, run_directory, specification, states
+    from trpo_jax.experiments.devices import Devices
 
     if not arguments.env:
         raise ValueError("ENV is missing; `trpo-jax envs` lists the environments there are")
@@ -56,14 +95,17 @@ def _train_from_scratch(arguments: TrainArguments) -> int:
         seed=arguments.seed,
         num_seeds=arguments.num_seeds,
     )
-    agent = states.make_agent(spec)
-    path = files.create_directory(arguments.out or run_directory.default_directory(arguments.env))
-    run = run_directory.write_run(path, spec, arguments.total_steps, arguments.output)
-    return _carry_out(run, agent)
+    agent, devices = states.make_agent(spec), Devices(arguments.output.devices)
+    devices.require_equal_parts(spec)
+    path = arguments.out or run_directory.default_directory(arguments.env)
+    if devices.is_first:
+        files.create_directory(path)
+    return _carry_out(path, spec, arguments, agent, devices)
 
 
 def _resume(argv: list[str], path: Path) -> int:
     from trpo_jax.experiments import run_directory, specification, states
+    from trpo_jax.experiments.devices import Devices
 
     run = run_directory.load_run(path)
     spec = run.spec
@@ -86,25 +128,32 @@ def _resume(argv: list[str], path: Path) -> int:
             f"total_steps={arguments.total_steps}: {done * spec.config.batch_size} steps are done "
             f"already; give a larger --total-steps to go on"
         )
-    agent = states.make_agent(spec)
-    console = Console(stderr=True)
-    for name, version in specification.current_versions().items():
-        if version != run.versions.get(name):
+    agent, devices = states.make_agent(spec), Devices(arguments.output.devices)
+    devices.require_equal_parts(spec)
+    console = Console(stderr=True, quiet=not devices.is_first)
+    then = {**run.versions, "devices": run.options.devices or 1}
+    now = {**specification.current_versions(), "devices": devices.number}
+    for name, value in now.items():
+        if value != then.get(name):
             console.print(
-                f"warning: {name} is {version} now and was {run.versions.get(name)}; the run goes "
-                f"on, but not bit for bit",
+                f"warning: {name} is {value} now and was {then.get(name)}; the run goes on, but "
+                f"not bit for bit",
                 soft_wrap=True,
             )
-    run = run_directory.write_run(path, spec, arguments.total_steps, arguments.output)
-    return _carry_out(run, agent)
+    return _carry_out(path, spec, arguments, agent, devices)
 
 
-def _carry_out(run: "Run", agent: "Agent") -> int:
-    from trpo_jax.experiments import runner
+def _carry_out(
+    path: Path, spec: "RunSpec", arguments: TrainArguments, agent: "Agent", devices: "Devices"
+) -> int:
+    from trpo_jax.experiments import run_directory, runner
 
     runner.enable_compilation_cache()
-    console = Console()
-    outcome = runner.train_run(run, agent, console)
+    options = arguments.output._replace(devices=devices.number)
+    begin = run_directory.write_run if devices.is_first else run_directory.make_run
+    run = begin(path, spec, arguments.total_steps, options)
+    console = Console(quiet=not devices.is_first)
+    outcome = runner.train_run(run, agent, console, devices)
     if outcome.signal is not None:
         console.print(
             f"interrupted after {outcome.updates} updates; go on with:\n"
@@ -113,6 +162,8 @@ def _carry_out(run: "Run", agent: "Agent") -> int:
             soft_wrap=True,
         )
         return 128 + outcome.signal
+    if not devices.is_first:
+        return 0
     console.print(f"evaluation: return {outcome.summary}", highlight=False, soft_wrap=True)
     from trpo_jax.experiments import plots
 

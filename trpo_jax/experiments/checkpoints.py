@@ -127,9 +127,17 @@ class Checkpoints:
         if self._open_manager is None:
             import orbax.checkpoint as ocp
 
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep, cleanup_tmp_directories=True
+            # Of several processes one has the whole state and writes it; orbax would wait for all.
+            alone = ocp.options.MultiprocessingOptions(
+                primary_host=jax.process_index(), active_processes={jax.process_index()}
             )
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep,
+                cleanup_tmp_directories=True,
+                create=False,
+                multiprocessing_options=alone,
+            )
+            self._directory.mkdir(parents=True, exist_ok=True)
             with _quiet():
                 self._open_manager = ocp.CheckpointManager(
                     self._directory, options=options, item_names=("state", "meta")

@@ -1,5 +1,6 @@
 """Updates between two visits of the host: one compiled program for any number of them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -37,14 +38,14 @@ def setting_lanes(agent: Agent) -> Update:
     return jax.vmap(agent.update)
 
 
-def make_advance(update: Update) -> Any:
+def make_advance(update: Update, shardings: Any = None) -> Any:
     """(state, hparams, count) -> (state, history [lanes, MAX_CHUNK, ...]), `count` of it filled.
 
     The number of updates is an argument of one compiled program, not a part of it: where the host
-    looks in changes no bit of what is computed.
+    looks in changes no bit of what is computed. `shardings` are those of state and history.
     """
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=shardings)
     def advance(state: Any, hparams: HParams, count: jax.Array) -> tuple[Any, UpdateMetrics]:
         empty = jax.tree.map(
             lambda leaf: jnp.zeros((leaf.shape[0], MAX_CHUNK, *leaf.shape[1:]), leaf.dtype),

@@ -5,13 +5,16 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
+from trpo_jax.envs import make_env
 from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments.checkpoints import Checkpoints
+from trpo_jax.experiments.devices import Devices
 from trpo_jax.experiments.files import read_lines
 from trpo_jax.experiments.loggers import JsonLines
 from trpo_jax.experiments.run_directory import Run
-from trpo_jax.learner.evaluation import EpisodeStats
+from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS, EpisodeStats
 from trpo_jax.learner.trpo import Agent
 
 _EVALUATION_SEED = 0x65766131
@@ -19,6 +22,10 @@ _EVALUATION_SEED = 0x65766131
 seeds are below 2³¹ and so are never this stream's: it is folded into a key of its own."""
 _RESAMPLES = 2000
 EPISODES_DURING_TRAINING = 32
+_MAX_EVALUATIONS = 10
+_EVALUATION_SHARE = 0.1
+"""Environment steps in sequence that evaluations may add by default; a step of learning costs more
+than one of playing, so that it is less of the time."""
 
 
 class Summary(NamedTuple):
@@ -94,16 +101,22 @@ def evaluation_key() -> jax.Array:
 class Evaluations:
     """Evaluations during training: their log, and the best state so far."""
 
-    def __init__(self, run: Run, agent: Agent, done: int):
-        self._run = run
+    def __init__(self, run: Run, agent: Agent, done: int, devices: Devices):
+        self._run, self._devices = run, devices
         self._play = evaluation_program(
-            agent, EPISODES_DURING_TRAINING, lanes=run.spec.num_seeds > 1
+            agent,
+            EPISODES_DURING_TRAINING,
+            lanes=run.spec.num_seeds > 1,
+            sharding=devices.everywhere,
         )
-        self._log = JsonLines(run.path / layout.EVALUATIONS, done)
-        self._best = Checkpoints(run.path / layout.BEST, keep=1)
-        self._best.drop_after(done)
-        earlier = read_lines(run.path / layout.EVALUATIONS)
-        self._best_mean = max((line["mean"] for line in earlier), default=-math.inf)
+        best_mean = -math.inf
+        if devices.is_first:
+            self._log = JsonLines(run.path / layout.EVALUATIONS, done)
+            self._best = Checkpoints(run.path / layout.BEST, keep=1)
+            self._best.drop_after(done)
+            earlier = read_lines(run.path / layout.EVALUATIONS)
+            best_mean = max((line["mean"] for line in earlier), default=best_mean)
+        self._best_mean = devices.agree(best_mean)[0]
 
     def compile(self, state: Any, every: int) -> None:
         """Compile ahead, so that the first evaluation does not interrupt the training."""
@@ -123,10 +136,14 @@ class Evaluations:
             "mean_length": float(stats.lengths.mean()),
             "num_episodes": EPISODES_DURING_TRAINING,
         }
-        self._log.write([record])
-        if mean > self._best_mean:
+        is_best = mean > self._best_mean
+        if is_best:
             self._best_mean = mean
-            self._best.save(update, state, {"mean": mean})
+            state = self._devices.collect(state)
+        if self._devices.is_first:
+            self._log.write([record])
+            if is_best:
+                self._best.save(update, state, {"mean": mean})
 
     def sync(self) -> None:
         """Wait until the disk has the log and the best state."""
@@ -135,8 +152,20 @@ class Evaluations:
 
     def close(self) -> None:
         """Close the files."""
-        self._log.close()
-        self._best.close()
+        if self._devices.is_first:
+            self._log.close()
+            self._best.close()
+
+
+def evaluation_interval(run: Run, total: int) -> int:
+    """Updates between evaluations; 0 for none."""
+    spec = run.spec
+    if run.options.eval_every is not None:
+        return run.options.eval_every
+    env = make_env(spec.env_id, **spec.env_kwargs)
+    affordable = _EVALUATION_SHARE * total * spec.config.num_steps
+    number = int(affordable / (env.max_episode_steps or DEFAULT_MAX_STEPS))
+    return -(-total // max(2, min(number, _MAX_EVALUATIONS)))
 
 
 def evaluate_state(
@@ -146,24 +175,38 @@ def evaluate_state(
     *,
     num_episodes: int = 128,
     deterministic: bool = True,
+    sharding: NamedSharding | None = None,
 ) -> Summary:
     """Play episodes from the seeds that all evaluations share, and summarise them."""
-    lanes = run.spec.num_seeds > 1
-    play = evaluation_program(agent, num_episodes, lanes=lanes, deterministic=deterministic)
+    play = evaluation_program(
+        agent,
+        num_episodes,
+        lanes=run.spec.num_seeds > 1,
+        deterministic=deterministic,
+        sharding=sharding,
+    )
     return summarize(jax.device_get(play(state, evaluation_key())))
 
 
 def evaluation_program(
-    agent: Agent, num_episodes: int, *, lanes: bool, deterministic: bool = True
+    agent: Agent,
+    num_episodes: int,
+    *,
+    lanes: bool,
+    deterministic: bool = True,
+    sharding: NamedSharding | None = None,
 ) -> Any:
     """(state, key) -> EpisodeStats [lanes, episodes], compiled on first use.
 
     With `lanes` the state has a leading axis; all its lanes play from the same initial states.
+    `sharding` is that of the outcome, if the state is on several devices.
     """
 
     def play(state: Any, key: jax.Array) -> EpisodeStats:
         return agent.evaluate(state, key, num_episodes=num_episodes, deterministic=deterministic)
 
-    if lanes:
-        return jax.jit(jax.vmap(play, in_axes=(0, None)))
-    return jax.jit(lambda state, key: jax.tree.map(lambda leaf: leaf[None], play(state, key)))
+    def play_alone(state: Any, key: jax.Array) -> EpisodeStats:
+        return jax.tree.map(lambda leaf: leaf[None], play(state, key))
+
+    program = jax.vmap(play, in_axes=(0, None)) if lanes else play_alone
+    return jax.jit(program, out_shardings=sharding)

@@ -93,13 +93,20 @@ def default_directory(env_id: str) -> Path:
     return Path("runs") / f"{env_id.replace('/', '-')}-{stamp}"
 
 
+def make_run(
+    path: Path, spec: RunSpec, total_steps: int, options: RunOptions = _DEFAULT_OPTIONS
+) -> Run:
+    """A run that begins, or that is to go on for longer; nothing is written."""
+    return Run(path, spec, total_steps, current_versions(), options)
+
+
 def write_run(
     path: Path, spec: RunSpec, total_steps: int, options: RunOptions = _DEFAULT_OPTIONS
 ) -> Run:
-    """Write config.json and the README of a run that begins, or that is to go on for longer."""
+    """The same, with its config.json and README written."""
     write_specification(path / CONFIG, spec, total_steps=total_steps, options=options._asdict())
     write_text(path / "README.md", _README.format(path=path))
-    return Run(path, spec, total_steps, current_versions(), options)
+    return make_run(path, spec, total_steps, options)
 
 
 def load_run(path: Path) -> Run:

@@ -12,12 +12,17 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from trpo_jax.envs import make_env
 from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments.checkpoints import Checkpoints
 from trpo_jax.experiments.chunks import MAX_CHUNK, first_updates, make_advance
+from trpo_jax.experiments.devices import Devices
 from trpo_jax.experiments.display import ProgressDisplay
-from trpo_jax.experiments.evaluation import Evaluations, Summary, evaluate_state
+from trpo_jax.experiments.evaluation import (
+    Evaluations,
+    Summary,
+    evaluate_state,
+    evaluation_interval,
+)
 from trpo_jax.experiments.files import locked, write_text
 from trpo_jax.experiments.loggers import (
     JsonLines,
@@ -30,15 +35,10 @@ from trpo_jax.experiments.pacing import Interruptions, Pace
 from trpo_jax.experiments.run_directory import Run
 from trpo_jax.experiments.specification import num_updates
 from trpo_jax.experiments.states import initial_state, make_lanes
-from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS
 from trpo_jax.learner.monitoring import UpdateMetrics
 from trpo_jax.learner.trpo import Agent
 
 _SECONDS_PER_CHECKPOINT = 10.0
-_MAX_EVALUATIONS = 10
-_EVALUATION_SHARE = 0.1
-"""Environment steps in sequence that evaluations may add by default; a step of learning costs more
-than one of playing, so that it is less of the time."""
 
 
 class Outcome(NamedTuple):
@@ -52,22 +52,29 @@ class Outcome(NamedTuple):
     """The signal that interrupted it, if one did."""
 
 
-def train_run(run: Run, agent: Agent, console: Console) -> Outcome:
+def train_run(run: Run, agent: Agent, console: Console, devices: Devices | None = None) -> Outcome:
     """Train from the last checkpoint, or from the beginning, to the end, and evaluate.
 
     Ctrl-C and SIGTERM end it after the chunk of updates at hand, with a checkpoint. A run that was
-    killed and begun again ends in the same parameters and the same metrics, bit for bit.
+    killed and begun again on as many devices ends in the same parameters and the same metrics, bit
+    for bit. Of several processes that call this together only the first one reads and writes the
+    run directory. Raises `ProcessLost` if another one is gone.
     """
-    with locked(run.path), Interruptions() as interruptions:
-        session = _Session(run, agent, console)
+    devices = devices or Devices(1)
+    lock = locked(run.path) if devices.is_first else contextlib.nullcontext()
+    with lock, Interruptions() as interruptions:
+        session = _Session(run, agent, console, devices)
         try:
             with contextlib.closing(session):
-                session.train(lambda: interruptions.received is not None)
-            return session.finish(interruptions.received)
+                session.train(lambda: interruptions.received or 0)
+            return session.finish()
         except Exception as error:
-            _record_failure(run, session.done, error)
+            explained = devices.explained(error, session.done)
+            session.record_failure(explained)
             if isinstance(error, OSError):
                 raise ValueError(f"run={run.path} cannot be written: {error.strerror}") from None
+            if explained is not error:
+                raise explained from None
             raise
 
 
@@ -85,25 +92,28 @@ def enable_compilation_cache() -> None:
 class _Session:
     """The open files and the progress of one call of `train_run`."""
 
-    def __init__(self, run: Run, agent: Agent, console: Console):
+    def __init__(self, run: Run, agent: Agent, console: Console, devices: Devices):
         self.run, self.agent, self.options, self.console = run, agent, run.options, console
+        self.devices = devices
         self.total = num_updates(run.spec.config, run.total_steps)
         self.checkpoints = Checkpoints(run.path / layout.CHECKPOINTS, run.options.keep)
         self.done, self.state = self._begin()
-        self.loggers = _make_loggers(run, self.done)
-        self.evaluations = Evaluations(run, agent, self.done)
+        self.loggers = _make_loggers(run, self.done) if devices.is_first else []
+        self.evaluations = Evaluations(run, agent, self.done, devices)
         self.eval_every = evaluation_interval(run, self.total)
         self._saved, self._saved_at = self.done, 0.0
+        self._signal = 0
 
     def _begin(self) -> tuple[int, Any]:
         state = initial_state(self.agent, self.run.spec)
-        found = self.checkpoints.restore_newest(
+        found = self.devices.is_first and self.checkpoints.restore_newest(
             state, warn=lambda text: self.console.print(f"warning: {text}", soft_wrap=True)
         )
-        return found or (0, state)
+        done, state = self.devices.from_first(*(found or (0, state)))
+        return done, self.devices.spread(state)
 
-    def train(self, stop: Callable[[], bool]) -> None:
-        """Advance until all is done or `stop()`; the host works while the device does."""
+    def train(self, received_signal: Callable[[], int]) -> None:
+        """Advance until all is done or a process has a signal; hosts work while devices do."""
         spec = self.run.spec
         self._write_status("running")
         pace = Pace(MAX_CHUNK)
@@ -111,13 +121,13 @@ class _Session:
             self.console, self.total, spec.config.batch_size, spec.num_seeds, self.done
         ) as display:
             hparams = spec.hparams.as_arrays()
-            program = make_advance(make_lanes(self.agent, spec))
+            program = make_advance(make_lanes(self.agent, spec), self._shardings())
             advance = program.lower(self.state, hparams, jnp.int32(1)).compile()
             self.evaluations.compile(self.state, self.eval_every)
             self._saved_at = time.monotonic()
             unlogged: tuple[UpdateMetrics, int] | None = None
-            while self.done < self.total and not stop():
-                count = pace.chunk(self._next_visit() - self.done)
+            while self.done < self.total and not self._interrupted_by(received_signal()):
+                count = int(self.devices.agree(pace.chunk(self._next_visit() - self.done))[0])
                 with pace.timing(count):
                     state, history = advance(self.state, hparams, jnp.int32(count))
                     self._log(unlogged)
@@ -133,18 +143,28 @@ class _Session:
             self._log(unlogged)
         self._checkpoint()
 
-    def finish(self, interrupted_by: int | None) -> Outcome:
-        """Checkpoint, and the evaluation if all is done."""
-        if interrupted_by is not None and self.done < self.total:
+    def finish(self) -> Outcome:
+        """The evaluation, if all is done."""
+        if self.done < self.total:
             self._write_status("interrupted")
-            return Outcome(self.done, None, interrupted_by)
+            return Outcome(self.done, None, self._signal)
         summary = evaluate_state(
-            self.run, self.agent, self.state, num_episodes=self.options.eval_episodes
+            self.run,
+            self.agent,
+            self.state,
+            num_episodes=self.options.eval_episodes,
+            sharding=self.devices.everywhere,
         )
-        text = json.dumps(summary._asdict(), indent=2)
-        write_text(self.run.path / layout.FINAL_EVALUATION, text + "\n")
+        if self.devices.is_first:
+            text = json.dumps(summary._asdict(), indent=2)
+            write_text(self.run.path / layout.FINAL_EVALUATION, text + "\n")
         self._write_status("finished")
         return Outcome(self.done, summary, None)
+
+    def record_failure(self, error: Exception) -> None:
+        """Say in the run directory why it ended."""
+        with contextlib.suppress(OSError):
+            self._write_status("failed", str(error)[:500])
 
     def close(self) -> None:
         """Close all files; after an error without saving, so that the last good state stays."""
@@ -159,6 +179,16 @@ class _Session:
         intervals = [n for n in (self.eval_every, self.options.checkpoint_every) if n]
         return min([self.total, *((self.done // n + 1) * n for n in intervals)])
 
+    def _shardings(self) -> Any:
+        """Of what a chunk returns: the state as it came in, the history in every process."""
+        states = self.devices.shardings(self.state)
+        return states and (states, self.devices.everywhere)
+
+    def _interrupted_by(self, signal: int) -> bool:
+        """Whether any process has a signal; then all of them stop after the same update."""
+        self._signal = int(max(self.devices.agree(signal)))
+        return self._signal > 0
+
     def _visit_is_due(self) -> bool:
         return self._evaluation_is_due() or self._checkpoint_is_due()
 
@@ -168,7 +198,7 @@ class _Session:
     def _checkpoint_is_due(self) -> bool:
         if self.options.checkpoint_every:
             return self.done % self.options.checkpoint_every == 0
-        return time.monotonic() - self._saved_at > _SECONDS_PER_CHECKPOINT
+        return self.devices.agree(time.monotonic() - self._saved_at)[0] > _SECONDS_PER_CHECKPOINT
 
     def _visit(self) -> None:
         if self._evaluation_is_due():
@@ -180,10 +210,12 @@ class _Session:
         """Save the state; the logs first, so that no checkpoint knows more than they do."""
         if self.done == self._saved:
             return
-        for logger in self.loggers:
-            logger.sync()
-        self.evaluations.sync()
-        self.checkpoints.save(self.done, self.state)
+        state = self.devices.collect(self.state)
+        if self.devices.is_first:
+            for logger in self.loggers:
+                logger.sync()
+            self.evaluations.sync()
+            self.checkpoints.save(self.done, state)
         self._saved, self._saved_at = self.done, time.monotonic()
         self._write_status("running")
 
@@ -197,19 +229,10 @@ class _Session:
         for logger in self.loggers:
             logger.write(records)
 
-    def _write_status(self, status: str) -> None:
-        layout.write_status(self.run.path, status, self.done, self.run.spec.config.batch_size)
-
-
-def evaluation_interval(run: Run, total: int) -> int:
-    """Updates between evaluations; 0 for none."""
-    spec = run.spec
-    if run.options.eval_every is not None:
-        return run.options.eval_every
-    env = make_env(spec.env_id, **spec.env_kwargs)
-    affordable = _EVALUATION_SHARE * total * spec.config.num_steps
-    number = int(affordable / (env.max_episode_steps or DEFAULT_MAX_STEPS))
-    return -(-total // max(2, min(number, _MAX_EVALUATIONS)))
+    def _write_status(self, status: str, reason: str = "") -> None:
+        if self.devices.is_first:
+            batch_size = self.run.spec.config.batch_size
+            layout.write_status(self.run.path, status, self.done, batch_size, reason)
 
 
 def _make_loggers(run: Run, done: int) -> list[Logger]:
@@ -220,10 +243,3 @@ def _make_loggers(run: Run, done: int) -> list[Logger]:
         settings = {**vars(run.spec.config), **vars(run.spec.hparams), "env": run.spec.env_id}
         loggers.append(WeightsAndBiases(run.options.wandb, run.path, run.spec.seeds, settings))
     return loggers
-
-
-def _record_failure(run: Run, updates: int, error: Exception) -> None:
-    with contextlib.suppress(OSError):
-        layout.write_status(
-            run.path, "failed", updates, run.spec.config.batch_size, reason=str(error)[:500]
-        )

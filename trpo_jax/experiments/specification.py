@@ -32,7 +32,7 @@ class RunSpec(NamedTuple):
 
 
 class RunOptions(NamedTuple):
-    """What surrounds the training and changes no number of it."""
+    """What surrounds the training and changes no number of it, but for the order of sums."""
 
     checkpoint_every: int | None = None
     """Updates between checkpoints; by default about every ten seconds."""
@@ -46,6 +46,9 @@ class RunOptions(NamedTuple):
     """Write TensorBoard events, besides metrics.jsonl."""
     wandb: str | None = None
     """Log to this project of Weights & Biases."""
+    devices: int | None = None
+    """Devices that the environments (of several seeds: the seeds) are spread over. By default one,
+    or all those of the processes with --distributed."""
 
 
 class SweepSpec(NamedTuple):

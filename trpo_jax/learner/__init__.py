@@ -7,6 +7,7 @@ from trpo_jax.learner.normalization import RunningStatistics
 from trpo_jax.learner.objective import make_objective
 from trpo_jax.learner.policy_step import PolicyStep
 from trpo_jax.learner.rollout import rollout
+from trpo_jax.learner.sharding import shard_state
 from trpo_jax.learner.trpo import Agent, make_trpo
 from trpo_jax.learner.types import Batch, TrainState, Trajectory
 from trpo_jax.learner.value import fit_value
@@ -26,4 +27,5 @@ __all__ = [
     "make_objective",
     "make_trpo",
     "rollout",
+    "shard_state",
 ]

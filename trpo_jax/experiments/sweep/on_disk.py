@@ -15,6 +15,7 @@ from rich.table import Table
 from trpo_jax.envs import make_env
 from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments.checkpoints import Checkpoints
+from trpo_jax.experiments.devices import Devices
 from trpo_jax.experiments.files import locked
 from trpo_jax.experiments.loggers import JsonLines, to_records
 from trpo_jax.experiments.run_directory import Run
@@ -34,7 +35,9 @@ def load_sweep(path: Path) -> SweepSpec:
         return specification(SweepSpec, content)
 
 
-def run_sweep(path: Path, spec: SweepSpec, console: Console) -> SweepResult:
+def run_sweep(
+    path: Path, spec: SweepSpec, console: Console, devices: Devices | None = None
+) -> SweepResult:
     """Carry a sweep out, or on; leaves results.csv, pictures, and its best lane as a run."""
     columns = (
         TextColumn("trainings"),
@@ -61,6 +64,7 @@ def run_sweep(path: Path, spec: SweepSpec, console: Console) -> SweepResult:
             halving=spec.halving,
             max_parallel=spec.max_parallel,
             num_episodes=spec.eval_episodes,
+            mesh=devices.mesh if devices else None,
             report=lambda done, total: progress.update(task, completed=done, total=total),
             load=checkpoints.load,
             save=checkpoints.save,

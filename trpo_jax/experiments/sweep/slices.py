@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from trpo_jax.config import HParams
 from trpo_jax.experiments.checkpoints import from_host, to_host
 from trpo_jax.experiments.chunks import MAX_CHUNK, first_updates, make_advance, setting_lanes
 from trpo_jax.experiments.evaluation import evaluation_key, evaluation_program
 from trpo_jax.learner.monitoring import UpdateMetrics
+from trpo_jax.learner.sharding import shard_state
 from trpo_jax.learner.trpo import Agent
 from trpo_jax.learner.types import TrainState
 
@@ -42,11 +44,12 @@ class Slices:
         num_updates: int,
         max_parallel: int | None,
         report: Callable[[int], None],
+        mesh: Mesh | None = None,
     ):
         self._agent, self._hparams, self._num_updates = agent, hparams, num_updates
         self._update = setting_lanes(agent)
         self._advance = make_advance(self._update)
-        self._width = max_parallel
+        self._width, self._mesh = max_parallel, mesh
         self._report = report
         self.like = agent.init(jax.random.key(0))
 
@@ -65,7 +68,7 @@ class Slices:
         """How many of these lanes train side by side."""
         if self._width is None:
             self._width = self._widest(lanes, progress)
-        return min(self._width, len(lanes))
+        return self._equal_parts(min(self._width, len(lanes)))
 
     def advance(self, progress: Progress, lanes: np.ndarray, until: int) -> None:
         """Train some lanes up to an update; their part of `progress` is written."""
@@ -96,7 +99,8 @@ class Slices:
         return returns
 
     def _states(self, progress: Progress, lanes: np.ndarray) -> TrainState:
-        return from_host(_take(progress.states, lanes), self.like)
+        states = from_host(_take(progress.states, lanes), self.like)
+        return shard_state(states, self._mesh) if self._mesh else states
 
     def _widest(self, lanes: np.ndarray, progress: Progress) -> int:
         """As many lanes as the device has memory for, by the compiler's own account.
@@ -104,17 +108,30 @@ class Slices:
         On a CPU no more than its caches have room for.
         """
         lanes = lanes[: _MOST_LANES.get(jax.devices()[0].platform)]
+        lanes = _filled(lanes, self._equal_parts(len(lanes)))
         states, hparams = self._states(progress, lanes), _take(self._hparams, lanes)
         needed = _bytes_of(self._advance.lower(states, hparams, jnp.int32(1)).compile())
-        available = _available_memory()
+        available = _available_memory(self._num_devices)
         share = min(1.0, available / needed) if needed else 1.0
         return max(1, int(len(lanes) * share))
+
+    @property
+    def _num_devices(self) -> int:
+        return self._mesh.size if self._mesh else 1
+
+    def _equal_parts(self, width: int) -> int:
+        """The next width that divides over the devices."""
+        return -(-width // self._num_devices) * self._num_devices
+
+
+def _filled(lanes: np.ndarray, width: int) -> np.ndarray:
+    return np.pad(lanes, (0, width - len(lanes)), mode="edge")
 
 
 def in_slices(lanes: np.ndarray, width: int) -> list[np.ndarray]:
     """Slices of equal width; the last one is filled up with its own last lane."""
     slices = [lanes[i : i + width] for i in range(0, len(lanes), width)]
-    return [np.pad(each, (0, width - len(each)), mode="edge") for each in slices]
+    return [_filled(each, width) for each in slices]
 
 
 def _writer(where: Any) -> Callable[[np.ndarray, np.ndarray], None]:
@@ -135,14 +152,14 @@ def _bytes_of(program: Any) -> int:
     )
 
 
-def _available_memory() -> float:
-    """Bytes that a program may use on the device."""
+def _available_memory(num_devices: int) -> float:
+    """Bytes that a program may use on each of some devices; those of a CPU share its memory."""
     device = jax.devices()[0]
     share = _MEMORY_SHARE.get(device.platform, 0.5)
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return share * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    return share * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return share * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / num_devices
 
 
 def _take(tree: Any, lanes: np.ndarray) -> Any:

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from trpo_jax.config import HParams, TRPOConfig, require_whole_number
 from trpo_jax.envs.base import Environment
@@ -13,6 +14,7 @@ from trpo_jax.experiments.checkpoints import from_host
 from trpo_jax.experiments.sweep.result import Part, SweepResult
 from trpo_jax.experiments.sweep.settings import Setting, grid, require_traced, static_settings
 from trpo_jax.experiments.sweep.slices import Progress, Slices, in_slices
+from trpo_jax.learner.sharding import require_equal_parts
 from trpo_jax.learner.trpo import make_trpo
 
 _LATE = 0.1
@@ -33,6 +35,7 @@ def sweep(
     halving: Sequence[float] = (),
     max_parallel: int | None = None,
     num_episodes: int = 64,
+    mesh: Mesh | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
     load: Callable[[int, Progress], tuple[int, Progress] | None] = lambda part, like: None,
     save: Callable[[int, int, Progress], None] = lambda part, number, progress: None,
@@ -49,6 +52,7 @@ def sweep(
     whatever runs beside it: bit for bit where the same slices run again, else to rounding, which a
     long training amplifies (benchmarks/results/sweep.md).
     `halving` are shares of the training after which the worse half of a part's settings is dropped.
+    With a `mesh` the lanes are spread over its devices; a slice that does not divide is filled up.
     `report` hears of lane-updates done and in all, `save` of every slice of every part, so that a
     sweep which was stopped goes on from what `load` gives back.
     """
@@ -56,6 +60,8 @@ def sweep(
     require_traced(chosen)
     fixed = static_settings(config, static)
     _check(seeds, num_updates, total_steps, halving, max_parallel)
+    if mesh and max_parallel:
+        require_equal_parts("max_parallel", max_parallel, mesh)
     lanes = [(setting, seed) for setting in chosen for seed in seeds]
     stacked = HParams.stack([hparams.replace(**setting) for setting, _ in lanes])
     plan = _Plan(stacked, [seed for _, seed in lanes], len(seeds), halving)
@@ -67,7 +73,7 @@ def sweep(
     parts, updates_done, returns = [], [], []
     for number, (agent, length) in enumerate(zip(agents, lengths, strict=True)):
         heard = partial(_report_part, report, sum(costs[:number]), sum(costs))
-        slices = Slices(agent, stacked, length, max_parallel, heard)
+        slices = Slices(agent, stacked, length, max_parallel, heard, mesh)
         progress = _train(plan, slices, length, partial(load, number), partial(save, number))
         returns.append(slices.evaluate(progress, num_episodes))
         updates_done.append(progress.updates_done)
