@@ -35,9 +35,13 @@ def test_an_update_in_chunks_is_the_same_update_in_less_memory():
     whole = trpo_jax.make_trpo(env, CONFIG)
     parts = trpo_jax.make_trpo(env, CONFIG.replace(curvature_chunk_size=48))  # 1024 = 21 · 48 + 16
     state, trajectory = whole.rollout(whole.init(jax.random.key(0)))
+    # With the default damping five iterations in float32 amplify the order of a sum to 0.3 % of the
+    # step (seeds 1 and 3 did so with the batch in any order); this is about the sums themselves.
+    hparams = trpo_jax.HParams(cg_damping=1.0)
     outcomes, peaks = [], []
     for agent in (whole, parts):
-        program = jax.jit(lambda s, t, a=agent: a.learn(s, t)).lower(state, trajectory).compile()
+        learn = lambda s, t, a=agent: a.learn(s, t, hparams)  # noqa: E731
+        program = jax.jit(learn).lower(state, trajectory).compile()
         peaks.append(program.memory_analysis().temp_size_in_bytes)
         after, metrics = program(state, trajectory)
         outcomes.append((after.policy_params, after.value_params, metrics))
