@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=report.RESULTS / "devices.md")
     parser.add_argument("--done", type=Path, help="file of measurements, not repeated if there")
-    parser.add_argument("--only", help="make these measurements and write no report")
+    parser.add_argument("--only", help="make these measurements; the report has all that are done")
     parser.add_argument("--work", nargs="*", help="internal: a measurement and its arguments")
     arguments = parser.parse_args()
     if arguments.work:
@@ -65,15 +65,13 @@ def main() -> None:
             done[key] = measure(name, *details)
             if file:
                 file.write_text(json.dumps(done))
-    if arguments.only is None:
-        report.write(
-            arguments.out,
-            "Several devices",
-            collectives_section(done["collectives 8"]),
-            same_run_section([(env_id, done[f"same_run 8 {env_id}"]) for env_id in SAME_RUN]),
-            scaling_section([done[f"weak_scaling {number}"] for number in (1, 2, 4, 8)]),
-            fits_section([done[f"value_fits {number}"] for number in (2, 8)]),
-        )
+    several = {name: [] for name, *_ in plan}
+    for name, *details in plan:
+        key = " ".join(map(str, (name, *details)))
+        if key in done:
+            several[name].append(done[key])
+    sections = [SECTIONS[name](measured) for name, measured in several.items() if measured]
+    report.write(arguments.out, "Several devices", *sections)
 
 
 def measure(name: str, num_devices: int, *arguments: str) -> dict:
@@ -128,6 +126,7 @@ def same_run(env_id: str) -> dict:
         for name in ("accepted", "num_backtracks"):
             same_decisions &= bool(np.all(getattr(history, name) == getattr(its_history, name)))
     return {
+        "env_id": env_id,
         "difference": max(worst),
         "same_decisions": same_decisions,
         "updates": UPDATES,
@@ -196,6 +195,12 @@ def best_time(function, repeats: int = 5) -> float:
     return min(times)
 
 
+SECTIONS = {
+    "collectives": collectives_section,
+    "same_run": same_run_section,
+    "weak_scaling": scaling_section,
+    "value_fits": fits_section,
+}
 MEASUREMENTS = {
     "collectives": count_collectives,
     "same_run": same_run,

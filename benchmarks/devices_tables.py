@@ -5,7 +5,8 @@ import os
 import report
 
 
-def collectives_section(measured: dict) -> str:
+def collectives_section(measurements: list[dict]) -> str:
+    measured = measurements[0]
     rows = measured["rows"]
     static = sum(row[4] for row in rows)
     dynamic = sum(row[2] * row[4] for row in rows)
@@ -19,10 +20,10 @@ def collectives_section(measured: dict) -> str:
     )
 
 
-def same_run_section(measured: list[tuple[str, dict]]) -> str:
+def same_run_section(measured: list[dict]) -> str:
     rows = [
-        (env_id, f"{one['difference']:.1e}", "yes" if one["same_decisions"] else "no")
-        for env_id, one in measured
+        (one["env_id"], f"{one['difference']:.1e}", "yes" if one["same_decisions"] else "no")
+        for one in measured
     ]
     header = (
         "environment",
@@ -31,8 +32,8 @@ def same_run_section(measured: list[tuple[str, dict]]) -> str:
     )
     return (
         f"## The same run\n\n8 devices against one: ‖θ₁ − θ₈‖ / ‖θ₁‖ of policy and critic together "
-        f"after {measured[0][1]['updates']} updates, the largest of seeds 0, 1, 2; "
-        f"`{measured[0][1]['config']}`. Sums over several "
+        f"after {measured[0]['updates']} updates, the largest of seeds 0, 1, 2; "
+        f"`{measured[0]['config']}`. Sums over several "
         f"devices round otherwise than sums over one, by 1e-7. An environment whose motion "
         f"amplifies small differences (Pendulum) amplifies these too, and so does an action that "
         f"is drawn from a discrete policy and falls on the edge.\n\n{report.table(header, rows)}"
