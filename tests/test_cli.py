@@ -43,7 +43,12 @@ ROOT = Path(__file__).parent.parent
         (["train", "CartPole-v1", "--devices", "64"], ["devices=64", "XLA_FLAGS"]),
         (["sweep", "CartPole-v1", "--max-kl", "0.01", "--devices", "64"], ["devices=64"]),
         (["train", "CartPole-v1", "--process-id", "1"], ["process_id=1", "--distributed"]),
+        (
+            ["train", "CartPole-v1", "--distributed", "--coordinator", "localhost"],
+            ["coordinator=localhost", "HOST:PORT"],
+        ),
         (["train", "CartPole-v1", "--network", "cnn"], ["network", "mlp"]),
+        (["train", "CartPole-v1", "--env-args", "x={[]:1}"], ["CartPole-v1", "{[]:1}"]),
         (["train", "CartPole-v1", "--env-args", "gravity"], ["gravity", "NAME=VALUE"]),
         (["train", "brax/fast", "--env-args", "backend=warp"], ["warp", "spring"]),
         (["envs", "--all"], ["--all"]),

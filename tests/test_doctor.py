@@ -126,6 +126,14 @@ def test_advantages_that_favour_an_action_are_biased_even_if_the_return_only_sta
     assert "biased_advantages" not in names
 
 
+def test_the_damping_that_counts_is_the_one_that_was_used():
+    adapted = {"damping": np.full(UPDATES, 0.5)}
+    (finding,) = examine(SIGNS["singular_curvature"] | adapted).findings
+    assert "damping is 0.5" in finding.evidence
+    (finding,) = examine(SIGNS["cg_unconverged"] | adapted).findings
+    assert "--cg-damping 1" in finding.remedies
+
+
 @pytest.mark.parametrize(
     ("config", "hparams", "words"),
     [
@@ -291,6 +299,8 @@ def test_the_dump_is_what_the_update_learned_from(run, tmp_path, capsys):
     assert batch["obs"].shape == (2, BATCH_SIZE, 4)
     assert main(["doctor", str(run), "--dump", str(tmp_path), "--update", "7"]) == 2
     assert "update=7" in capsys.readouterr().err
+    assert main(["doctor", str(run), "--dump", str(run / "config.json")]) == 2
+    assert "dump=" in capsys.readouterr().err
 
 
 def test_every_metric_and_every_rule_is_documented():

@@ -146,10 +146,23 @@ def test_a_config_of_another_version_is_one_line(run, text, capsys):
 
 def test_a_run_in_use_is_refused(run, capsys):
     assert not is_locked(run)
+    config = (run / "config.json").read_bytes()
     with locked(run):
         assert is_locked(run)
         assert resume(run, NUM_UPDATES + 1) == 2
     assert "in use" in capsys.readouterr().err
+    assert (run / "config.json").read_bytes() == config
+
+
+def test_a_log_that_cannot_be_opened_is_one_line(run, capsys):
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").mkdir()
+    assert resume(run, NUM_UPDATES + 1) == 2
+    error = capsys.readouterr().err
+    assert "cannot be written" in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert read_status(load_run(run)).status == "failed"
+    assert not is_locked(run)
 
 
 def test_the_status_of_a_run_that_was_killed(run):

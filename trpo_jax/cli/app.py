@@ -1,7 +1,7 @@
 """`trpo-jax`: which command is meant, and how it ends.
 
-Exit codes: 0 done, 1 `doctor` found something severe, 2 the caller's mistake (one line on stderr),
-130 and 143 interrupted by Ctrl-C and SIGTERM.
+Exit codes: 0 done, 1 `doctor` found something severe or another process of a run was lost, 2 the
+caller's mistake (one line on stderr), 130 and 143 interrupted by Ctrl-C and SIGTERM.
 """
 
 import difflib

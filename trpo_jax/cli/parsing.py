@@ -92,5 +92,5 @@ def _literal(text: str) -> Any:
     """What reads as a Python literal is one, anything else a string."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -73,6 +74,10 @@ def _train_arguments(argv: list[str], default: TrainArguments | None = None) -> 
     for name in ("coordinator", "num_processes", "process_id"):
         if getattr(arguments, name) is not None and not arguments.distributed:
             raise ValueError(f"{name}={getattr(arguments, name)} goes with --distributed only")
+    if arguments.coordinator and not re.fullmatch(r".+:\d+", arguments.coordinator):
+        raise ValueError(
+            f"coordinator={arguments.coordinator} must be HOST:PORT, such as 10.0.0.1:1234"
+        )
     if not 0 <= arguments.seed < 2**31 - arguments.num_seeds:
         raise ValueError(f"seed={arguments.seed} must be a whole number in [0, 2³¹)")
     project = arguments.output.wandb
@@ -150,8 +155,7 @@ def _carry_out(
 
     runner.enable_compilation_cache()
     options = arguments.output._replace(devices=devices.number)
-    begin = run_directory.write_run if devices.is_first else run_directory.make_run
-    run = begin(path, spec, arguments.total_steps, options)
+    run = run_directory.make_run(path, spec, arguments.total_steps, options)
     console = Console(quiet=not devices.is_first)
     outcome = runner.train_run(run, agent, console, devices)
     if outcome.signal is not None:
@@ -178,6 +182,8 @@ def _require_same_settings(given: TrainArguments, before: TrainArguments) -> Non
         raise ValueError(f"out={given.out} does not go with --resume; leave it out")
     for name in ("config", "hparams", "env", "seed", "num_seeds", "env_args"):
         new, old = getattr(given, name), getattr(before, name)
+        if name == "env_args" and keywords_of(new) == keywords_of(old):
+            continue
         pairs = (
             [(field, getattr(new, field), getattr(old, field)) for field in vars(old)]
             if dataclasses.is_dataclass(old)

@@ -57,8 +57,9 @@ def train_run(run: Run, agent: Agent, console: Console, devices: Devices | None 
 
     Ctrl-C and SIGTERM end it after the chunk of updates at hand, with a checkpoint. A run that was
     killed and begun again on as many devices ends in the same parameters and the same metrics, bit
-    for bit. Of several processes that call this together only the first one reads and writes the
-    run directory. Raises `ProcessLost` if another one is gone.
+    for bit. Of several processes that call this together only the first one writes the run
+    directory, config.json too, and only once no other one uses it. Raises `ProcessLost` if another
+    process of the run is gone.
     """
     devices = devices or Devices(1)
     lock = locked(run.path) if devices.is_first else contextlib.nullcontext()
@@ -66,6 +67,7 @@ def train_run(run: Run, agent: Agent, console: Console, devices: Devices | None 
         session = _Session(run, agent, console, devices)
         try:
             with contextlib.closing(session):
+                session.begin()
                 session.train(lambda: interruptions.received or 0)
             return session.finish()
         except Exception as error:
@@ -96,21 +98,26 @@ class _Session:
         self.run, self.agent, self.options, self.console = run, agent, run.options, console
         self.devices = devices
         self.total = num_updates(run.spec.config, run.total_steps)
-        self.checkpoints = Checkpoints(run.path / layout.CHECKPOINTS, run.options.keep)
-        self.done, self.state = self._begin()
-        self.loggers = _make_loggers(run, self.done) if devices.is_first else []
-        self.evaluations = Evaluations(run, agent, self.done, devices)
         self.eval_every = evaluation_interval(run, self.total)
-        self._saved, self._saved_at = self.done, 0.0
-        self._signal = 0
+        self.done, self._saved_at, self._signal = 0, 0.0, 0
+        self._files = contextlib.ExitStack()
 
-    def _begin(self) -> tuple[int, Any]:
-        state = initial_state(self.agent, self.run.spec)
-        found = self.devices.is_first and self.checkpoints.restore_newest(
+    def begin(self) -> None:
+        """Read the last checkpoint, if there is one, and open the files."""
+        run, is_first = self.run, self.devices.is_first
+        if is_first:
+            layout.write_run(run.path, run.spec, run.total_steps, run.options)
+        self.checkpoints = Checkpoints(run.path / layout.CHECKPOINTS, run.options.keep)
+        self._files.callback(self.checkpoints.close)
+        state = initial_state(self.agent, run.spec)
+        found = is_first and self.checkpoints.restore_newest(
             state, warn=lambda text: self.console.print(f"warning: {text}", soft_wrap=True)
         )
-        done, state = self.devices.from_first(*(found or (0, state)))
-        return done, self.devices.spread(state)
+        self.done, state = self.devices.from_first(*(found or (0, state)))
+        self.state, self._saved = self.devices.spread(state), self.done
+        self.evaluations = Evaluations(run, self.agent, self.done, self.devices)
+        self._files.callback(self.evaluations.close)
+        self.loggers = _make_loggers(run, self.done, self._files) if is_first else []
 
     def train(self, received_signal: Callable[[], int]) -> None:
         """Advance until all is done or a process has a signal; hosts work while devices do."""
@@ -168,11 +175,7 @@ class _Session:
 
     def close(self) -> None:
         """Close all files; after an error without saving, so that the last good state stays."""
-        with contextlib.ExitStack() as stack:
-            stack.callback(self.checkpoints.close)
-            stack.callback(self.evaluations.close)
-            for logger in self.loggers:
-                stack.callback(logger.close)
+        self._files.close()
 
     def _next_visit(self) -> int:
         """The update at which a chunk has to end, for an evaluation or a checkpoint."""
@@ -235,11 +238,18 @@ class _Session:
             layout.write_status(self.run.path, status, self.done, batch_size, reason)
 
 
-def _make_loggers(run: Run, done: int) -> list[Logger]:
-    loggers: list[Logger] = [JsonLines(run.path / layout.METRICS, done)]
+def _make_loggers(run: Run, done: int, files: contextlib.ExitStack) -> list[Logger]:
+    """The loggers of a run, open until `files` closes."""
+    loggers: list[Logger] = []
+
+    def add(logger: Logger) -> None:
+        loggers.append(logger)
+        files.callback(logger.close)
+
+    add(JsonLines(run.path / layout.METRICS, done))
     if run.options.tensorboard:
-        loggers.append(TensorBoard(run.path / layout.TENSORBOARD, run.spec.seeds, done))
+        add(TensorBoard(run.path / layout.TENSORBOARD, run.spec.seeds, done))
     if run.options.wandb:
         settings = {**vars(run.spec.config), **vars(run.spec.hparams), "env": run.spec.env_id}
-        loggers.append(WeightsAndBiases(run.options.wandb, run.path, run.spec.seeds, settings))
+        add(WeightsAndBiases(run.options.wandb, run.path, run.spec.seeds, settings))
     return loggers

@@ -24,6 +24,10 @@ def dump(run: Run, update: int | None, directory: Path) -> list[Path]:
         update = next((f.updates[0] for f in examine(run).findings if f.updates), number)
     if not 1 <= update <= number:
         raise ValueError(f"update={update} must be one of the run's, 1 to {number}")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"dump={directory} cannot be written: {error.strerror}") from None
     agent, spec = make_agent(run.spec), run.spec
     state = state_at(run, agent, update - 1)
 
@@ -37,7 +41,6 @@ def dump(run: Run, update: int | None, directory: Path) -> list[Path]:
 
     prepare = jax.vmap(prepare) if spec.num_seeds > 1 else prepare
     batch, advantage = jax.device_get(jax.jit(prepare)(state))
-    directory.mkdir(parents=True, exist_ok=True)
     files = [directory / name for name in ("advantages.npy", "vf_loss.npy", "batch.npz")]
     np.save(files[0], advantage)
     np.save(files[1], (batch.value_target - batch.value) ** 2)

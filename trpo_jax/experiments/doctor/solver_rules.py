@@ -34,7 +34,7 @@ def singular_curvature(case: Case) -> Finding | None:
         f"the full step had {typical:.2g} δ of KL (median), and more than {WRONG_MODEL:g} δ in "
         f"{spikes.mean():.0%}",
     ]
-    damping = float(np.min(case.hparams.cg_damping))
+    damping = _damping(case)
     more = max(2 * damping, 0.1)
     return Finding(
         "singular_curvature", "D2", "severe" if wrong else "warning",
@@ -67,9 +67,14 @@ def cg_unconverged(case: Case) -> Finding | None:
         case.updates(relative > allowed),
         ("too few iterations", "too little damping", "float32 is not enough"),
         (f"--cg-iterations {max(10, 2 * iterations)}",
-         f"--cg-damping {max(0.1, 2 * float(np.min(case.hparams.cg_damping))):g}",
+         f"--cg-damping {max(0.1, 2 * _damping(case)):g}",
          "--solver-dtype float64"),
     )  # fmt: skip
+
+
+def _damping(case: Case) -> float:
+    """The damping that was used, which with `adapt_damping` is not the one that was set."""
+    return float(np.median(case.history.get("damping", case.hparams.cg_damping)))
 
 
 def rejected_steps(case: Case) -> Finding | None:
