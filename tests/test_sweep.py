@@ -1,18 +1,13 @@
 """Sweeps: every lane is the single run, whatever runs beside it, stopped and gone on or not."""
 
-import csv
-import json
 import logging
 import re
 
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 import trpo_jax
-from trpo_jax.cli import main
-from trpo_jax.cli.parsing import static_values_of
 from trpo_jax.experiments.checkpoints import to_host
 from trpo_jax.experiments.sweep import grid, random_settings, sweep
 from trpo_jax.experiments.sweep.pictures import plot_sweep
@@ -233,56 +228,8 @@ def test_bad_input(settings, keywords, words):
         run(settings, **keywords)
 
 
-def test_the_command_line_can_sweep_every_hyperparameter(capsys):
-    with pytest.raises(SystemExit):
-        main(["sweep", "--help"])
-    printed = capsys.readouterr().out
-    for name in vars(trpo_jax.HParams()):
-        assert f"--{name.replace('_', '-')} " in printed
-
-
-def test_static_values_are_separated_by_commas():
-    pairs = ["num_envs=8,16", "hidden_sizes=32,64x64", "activation=tanh,relu", "line_search=True"]
-    assert static_values_of(pairs) == {
-        "num_envs": [8, 16],
-        "hidden_sizes": [(32,), (64, 64)],
-        "activation": ["tanh", "relu"],
-        "line_search": [True],
-    }
-
-
 def test_static_axes_are_drawn(two_programs, tmp_path):
     """Three axes have no map; words and tuples have places beside each other."""
     files = {file.name for file in plot_sweep(two_programs, "CartPole-v1", tmp_path)}
     assert "sensitivity_hidden_sizes.png" in files
     assert "heat_map.png" not in files
-
-
-def test_a_sweep_from_the_command_line(tmp_path, capsys):
-    out = tmp_path / "sweep"
-    small = ["--num-envs", "4", "--num-steps", "32", "--hidden-sizes", "8", "--eval-episodes", "4"]
-    axes = ["--max-kl", "0.003", "0.01", "--static", "num_envs=2,4", "--seeds", "2"]
-    arguments = ["sweep", "CartPole-v1", *small, *axes, "--total-steps", "256", "--out", str(out)]
-    assert main(arguments) == 0
-    printed = capsys.readouterr().out
-    assert f"best run: {out / 'best'}" in printed
-    with (out / "results.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 4
-    means = [float(row["mean"]) for row in rows]
-    assert means == sorted(means, reverse=True)
-    updates = {(row["num_envs"], row["updates"], row["steps"]) for row in rows}
-    assert updates == {("2", "4", "256"), ("4", "2", "256")}
-    for name in ("heat_map", "sensitivity_max_kl", "sensitivity_num_envs", "best_curves"):
-        with Image.open(out / f"{name}.png") as picture:
-            assert picture.width > 300
-    assert main(["evaluate", str(out), "--best", "--episodes", "4", "--json"]) == 0
-    evaluated = json.loads(capsys.readouterr().out)
-    assert np.isfinite(evaluated["mean"])
-    assert main(["train", "--resume", str(out / "best"), "--total-steps", "512"]) == 0
-    assert main(["evaluate", str(out)]) == 2
-    assert "--best" in capsys.readouterr().err
-    assert main(["sweep", "--resume", str(out)]) == 2
-    assert "complete" in capsys.readouterr().err
-    assert main(["sweep", "CartPole-v1", "--out", str(tmp_path / "other")]) == 2
-    assert "nothing to sweep" in capsys.readouterr().err

@@ -29,10 +29,14 @@ class Checkpoints:
         self._open_manager: Any = None
 
     def save(self, update: int, state: Any, note: dict[str, Any] | None = None) -> None:
-        """Write a state, in the background. Raises `ValueError` if an earlier one failed."""
+        """Write a state, in the background.
+
+        Raises `ValueError` if JAX could not hold it when it is read, or an earlier one failed.
+        """
         import orbax.checkpoint as ocp
 
         stored = to_host(state)
+        _require_types_of_jax(stored)
         meta = {"format": _FORMAT, "update": update, "digest": _digest(stored), **(note or {})}
         with self._explained(update):
             self._manager().save(
@@ -165,6 +169,17 @@ def to_host(state: Any) -> Any:
 def from_host(stored: Any, like: Any) -> Any:
     """What `to_host` was given; `like` says which leaves are random keys."""
     return jax.tree.map(_with_key, stored, like)
+
+
+def _require_types_of_jax(stored: Any) -> None:
+    """What JAX makes narrower, such as int64, would come back as something else than was stored."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(stored)[0]:
+        narrow = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        if narrow != leaf.dtype:
+            raise ValueError(
+                f"state{jax.tree_util.keystr(path)} is {leaf.dtype}, which JAX reads as {narrow}; "
+                f"store it as {narrow}, or enable jax_enable_x64"
+            )
 
 
 def _digest(stored: Any) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import io
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from trpo_jax.envs import make_env
 from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments.checkpoints import Checkpoints
 from trpo_jax.experiments.devices import Devices
-from trpo_jax.experiments.files import locked
+from trpo_jax.experiments.files import locked, write_text
 from trpo_jax.experiments.loggers import JsonLines, to_records
 from trpo_jax.experiments.run_directory import Run
 from trpo_jax.experiments.specification import RunSpec, SweepSpec, reading, specification
@@ -38,7 +39,22 @@ def load_sweep(path: Path) -> SweepSpec:
 def run_sweep(
     path: Path, spec: SweepSpec, console: Console, devices: Devices | None = None
 ) -> SweepResult:
-    """Carry a sweep out, or on; leaves results.csv, pictures, and its best lane as a run."""
+    """Carry a sweep out, or on; leaves its best lane as a run, pictures, and results.csv.
+
+    That file says that all is done, so it comes last: what a kill cuts off is done again.
+    """
+    with locked(path):
+        result = _train_all(path, spec, console, devices)
+        write_best(path / layout.BEST, spec, result)
+        plot_sweep(result, spec.env_id, path)
+        write_results(path / RESULTS, result)
+    return result
+
+
+def _train_all(
+    path: Path, spec: SweepSpec, console: Console, devices: Devices | None
+) -> SweepResult:
+    """Train and evaluate all lanes, with progress on the terminal and on disk."""
     columns = (
         TextColumn("trainings"),
         BarColumn(bar_width=30),
@@ -48,12 +64,11 @@ def run_sweep(
         TimeRemainingColumn(),
     )
     with (
-        locked(path),
         contextlib.closing(_PartCheckpoints(path / layout.CHECKPOINTS, console)) as checkpoints,
         Progress(*columns, console=console) as progress,
     ):
         task = progress.add_task("", total=None)
-        result = sweep(
+        return sweep(
             make_env(spec.env_id, **spec.env_kwargs),
             spec.config,
             spec.settings,
@@ -69,10 +84,6 @@ def run_sweep(
             load=checkpoints.load,
             save=checkpoints.save,
         )
-    write_results(path / RESULTS, result)
-    plot_sweep(result, spec.env_id, path)
-    write_best(path / layout.BEST, spec, result)
-    return result
 
 
 class _PartCheckpoints:
@@ -102,17 +113,18 @@ class _PartCheckpoints:
 
 
 def write_results(file: Path, result: SweepResult) -> None:
-    """One line per setting, the best first."""
+    """One line per setting, the best first; in one step."""
     rows = result.table()
     names = list(rows[0].setting)
     figures = ("mean", "interquartile_mean", "low", "high", "updates", "steps")
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow([*names, *figures])
-        for row in rows:
-            values = [row.setting[name] for name in names]
-            shown = [show(value) if isinstance(value, tuple) else value for value in values]
-            writer.writerow([*shown, *(getattr(row, name) for name in figures)])
+    lines = io.StringIO(newline="")
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow([*names, *figures])
+    for row in rows:
+        values = [row.setting[name] for name in names]
+        shown = [show(value) if isinstance(value, tuple) else value for value in values]
+        writer.writerow([*shown, *(getattr(row, name) for name in figures)])
+    write_text(file, lines.getvalue())
 
 
 def write_best(path: Path, spec: SweepSpec, result: SweepResult) -> Run:

@@ -31,7 +31,7 @@ class Progress(NamedTuple):
     history: UpdateMetrics
     """Leaves [L, updates, ...]."""
     updates_done: np.ndarray
-    """int [L]."""
+    """int32 [L]."""
 
 
 class Slices:
@@ -62,7 +62,7 @@ class Slices:
             metrics,
         )
         writable = jax.tree.map(np.array, to_host(states))
-        return Progress(writable, history, np.zeros(len(seeds), np.int64))
+        return Progress(writable, history, np.zeros(len(seeds), np.int32))
 
     def width(self, lanes: np.ndarray, progress: Progress) -> int:
         """How many of these lanes train side by side."""
