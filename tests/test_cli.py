@@ -19,6 +19,9 @@ from trpo_jax.experiments.states import final_state
 ROOT = Path(__file__).parent.parent
 
 
+SWEEP = ["sweep", "CartPole-v1", "--max-kl", "0.01"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -41,7 +44,12 @@ ROOT = Path(__file__).parent.parent
         (["train", "CartPole-v1", "--seed", "-1"], ["seed=-1"]),
         (["train", "CartPole-v1", "--devices", "0"], ["devices=0", ">= 1"]),
         (["train", "CartPole-v1", "--devices", "64"], ["devices=64", "XLA_FLAGS"]),
-        (["sweep", "CartPole-v1", "--max-kl", "0.01", "--devices", "64"], ["devices=64"]),
+        ([*SWEEP, "--devices", "64"], ["devices=64"]),
+        ([*SWEEP, "--seed", "3000000000"], ["seed=3000000000", "2³¹"]),
+        ([*SWEEP, "--halving", "0.5", "0.2"], ["halving=[0.5, 0.2]"]),
+        ([*SWEEP, "--resume", "old"], ["env=CartPole-v1", "--resume"]),
+        (["sweep", "--max-kl", "0.01", "--resume", "old"], ["max_kl=(0.01,)", "--resume"]),
+        ([*SWEEP[:2], "--static", "num_envs=2,4", "--random", "3"], ["random=3", "--max-kl"]),
         (["train", "CartPole-v1", "--process-id", "1"], ["process_id=1", "--distributed"]),
         (
             ["train", "CartPole-v1", "--distributed", "--coordinator", "localhost"],

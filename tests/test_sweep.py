@@ -219,6 +219,7 @@ def test_halving_drops_the_worse_settings():
         (GRID, {"max_parallel": 0}, "max_parallel=0"),
         (GRID, {"halving": (0.5, 0.2)}, "halving"),
         (GRID, {"seeds": (1, 1)}, "seeds"),
+        (GRID, {"seeds": (1, 2**31)}, "seed=2147483648"),
         (GRID, {"num_updates": 0}, "num_updates=0"),
         ([{"max_kl": 0.1}, {"gamma": 0.9}], {}, "same fields"),
     ],

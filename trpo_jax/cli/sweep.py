@@ -1,5 +1,6 @@
 """`trpo-jax sweep`: many trainings side by side."""
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from trpo_jax.cli.parsing import (
 from trpo_jax.config import HParams
 
 if TYPE_CHECKING:
+    from trpo_jax.experiments.devices import Devices
     from trpo_jax.experiments.specification import SweepSpec
 
 
@@ -31,11 +33,12 @@ def sweep(argv: list[str]) -> int:
     devices = Devices(arguments.devices)
 
     if arguments.resume is not None:
+        _require_nothing_else(arguments, default)
         path, spec = arguments.resume, on_disk.load_sweep(arguments.resume)
         if (path / on_disk.RESULTS).is_file():
             raise ValueError(f"sweep={path} is complete; its best run is {path / 'best'}")
     else:
-        spec = _sweep_spec(arguments, preset.hparams)
+        spec = _sweep_spec(arguments, preset.hparams, devices)
         name = f"sweep-{arguments.env}"
         path = files.create_directory(arguments.out or run_directory.default_directory(name))
         specification.write_specification(path / on_disk.SPEC, spec)
@@ -48,10 +51,27 @@ def sweep(argv: list[str]) -> int:
     return 0
 
 
-def _sweep_spec(arguments: SweepArguments, hparams: HParams) -> "SweepSpec":
-    """What is to be swept; raises `ValueError` if environment or settings cannot work."""
+def _require_nothing_else(given: SweepArguments, default: SweepArguments) -> None:
+    """A resumed sweep keeps its settings; only the devices can be others."""
+    for field in dataclasses.fields(given):
+        value, usual = getattr(given, field.name), getattr(default, field.name)
+        if field.name in ("resume", "devices") or value == usual:
+            continue
+        name = field.name
+        if dataclasses.is_dataclass(value):
+            changed = {n: v for n, v in vars(value).items() if v != getattr(usual, n)}
+            name, value = next(iter(changed.items()))
+        raise ValueError(
+            f"{name}={value} does not go with --resume, a resumed sweep keeps its settings: leave "
+            f"the option out, or sweep anew"
+        )
+
+
+def _sweep_spec(arguments: SweepArguments, hparams: HParams, devices: "Devices") -> "SweepSpec":
+    """What is to be swept; raises `ValueError` if it cannot work, before anything is written."""
     from trpo_jax.experiments import specification, states
     from trpo_jax.experiments.sweep import grid, random_settings, static_settings
+    from trpo_jax.experiments.sweep.training import require_possible
 
     if not arguments.env:
         raise ValueError("ENV is missing; `trpo-jax envs` lists the environments there are")
@@ -61,7 +81,15 @@ def _sweep_spec(arguments: SweepArguments, hparams: HParams) -> "SweepSpec":
     static = static_values_of(arguments.static)
     if not axes and not static:
         raise ValueError("nothing to sweep; give values, such as --max-kl 0.003 0.01 0.03")
-    static_settings(arguments.config, static)
+    if not axes and arguments.random is not None:
+        raise ValueError(
+            f"random={arguments.random} draws hyperparameters, and none has bounds; give them, "
+            f"such as --max-kl 0.003 0.03, or leave --random out"
+        )
+    fixed = static_settings(arguments.config, static)
+    seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+    possible = (arguments.total_steps, arguments.halving, arguments.max_parallel, devices.mesh)
+    require_possible(seeds, None, *possible)
     if arguments.random is None:
         settings = grid(axes)
     else:
@@ -82,5 +110,6 @@ def _sweep_spec(arguments: SweepArguments, hparams: HParams) -> "SweepSpec":
         max_parallel=arguments.max_parallel,
         eval_episodes=arguments.eval_episodes,
     )
-    states.make_agent(spec)
+    for each in fixed:
+        states.make_agent(spec._replace(config=arguments.config.replace(**each)))
     return spec

@@ -91,7 +91,8 @@ class _PartCheckpoints:
 
     def __init__(self, directory: Path, console: Console):
         self._directory, self._console = directory, console
-        self._parts: dict[int, Checkpoints] = {}
+        self._number: int | None = None
+        self._checkpoints: Checkpoints | None = None
 
     def load(self, part: int, like: Any) -> tuple[int, Any] | None:
         """The newest progress of a part that can be read, in writable arrays."""
@@ -104,12 +105,15 @@ class _PartCheckpoints:
 
     def close(self) -> None:
         """Wait until all is on disk."""
-        with contextlib.ExitStack() as stack:
-            for checkpoints in self._parts.values():
-                stack.callback(checkpoints.close)
+        if self._checkpoints is not None:
+            self._checkpoints.close()
 
     def _part(self, part: int) -> Checkpoints:
-        return self._parts.setdefault(part, Checkpoints(self._directory / str(part), keep=1))
+        """One is open at a time: the one before is done when the next begins."""
+        if self._checkpoints is None or part != self._number:
+            self.close()
+            self._number, self._checkpoints = part, Checkpoints(self._directory / str(part), keep=1)
+        return self._checkpoints
 
 
 def write_results(file: Path, result: SweepResult) -> None:

@@ -59,9 +59,7 @@ def sweep(
     chosen = tuple(grid(settings) if isinstance(settings, Mapping) else settings)
     require_traced(chosen)
     fixed = static_settings(config, static)
-    _check(seeds, num_updates, total_steps, halving, max_parallel)
-    if mesh and max_parallel:
-        require_equal_parts("max_parallel", max_parallel, mesh)
+    require_possible(seeds, num_updates, total_steps, halving, max_parallel, mesh)
     lanes = [(setting, seed) for setting in chosen for seed in seeds]
     stacked = HParams.stack([hparams.replace(**setting) for setting, _ in lanes])
     plan = _Plan(stacked, [seed for _, seed in lanes], len(seeds), halving)
@@ -142,11 +140,23 @@ def _better_half(progress: Progress, done: int, lanes: np.ndarray, num_seeds: in
     return lanes.reshape(-1, num_seeds)[kept].ravel()
 
 
-def _check(seeds, num_updates, total_steps, halving, max_parallel) -> None:
+def require_possible(
+    seeds: Sequence[int],
+    num_updates: int | None,
+    total_steps: int | None,
+    halving: Sequence[float],
+    max_parallel: int | None,
+    mesh: Mesh | None,
+) -> None:
+    """Raise `ValueError` if a sweep cannot be carried out, whatever its settings."""
     if not len(seeds):
         raise ValueError("seeds=(): the grid is empty; name at least one seed")
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds={list(seeds)!r} must differ from each other")
+    for seed in seeds:
+        require_whole_number("seed", seed, 0)
+        if seed >= 2**31:
+            raise ValueError(f"seed={seed} must be a whole number in [0, 2³¹)")
     if (num_updates is None) == (total_steps is None):
         raise ValueError(
             f"num_updates={num_updates} and total_steps={total_steps}: give one of the two"
@@ -157,3 +167,5 @@ def _check(seeds, num_updates, total_steps, halving, max_parallel) -> None:
             require_whole_number(name, value)
     if list(halving) != sorted(set(halving)) or not all(0 < share < 1 for share in halving):
         raise ValueError(f"halving={list(halving)!r} must be rising shares between 0 and 1")
+    if mesh and max_parallel:
+        require_equal_parts("max_parallel", max_parallel, mesh)
