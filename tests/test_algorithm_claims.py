@@ -95,7 +95,7 @@ def test_a01_surrogate_is_maximised_within_the_mean_kl(agent, run, prepared):
     assert 0 < kl <= 0.01 * (1 + 1e-4)
     np.testing.assert_allclose(metrics.kl, kl, rtol=1e-3)
     action = np.asarray(trajectory.action)[..., None]
-    ratio = np.exp(np.take_along_axis(new - old, action, -1)[..., 0]).reshape(-1)
+    ratio = np.exp(np.take_along_axis(new - old, action, -1)[..., 0]).T.reshape(-1)
     advantage = np.asarray(prepared.batch.advantage, np.float64)
     gain = (ratio * advantage).mean() - advantage.mean()
     assert gain > 0
@@ -343,13 +343,13 @@ def test_a16_generalised_advantages_normalised(agent, run, prepared):
     for t in range(64):
         for s in range(t, 64):
             expected[t] += (0.99 * 0.95) ** (s - t) * delta[s] * alive[t + 1 : s + 1].prod(0)
-    raw = np.asarray(prepared.raw_advantage).reshape(64, 4)
+    raw = np.asarray(prepared.raw_advantage).reshape(4, 64).T
     np.testing.assert_allclose(raw, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(metrics.advantage_mean, expected.mean(), rtol=1e-4)
     np.testing.assert_allclose(metrics.advantage_std, expected.std(), rtol=1e-4)
     normalised = (expected - expected.mean()) / expected.std()
     np.testing.assert_allclose(
-        np.asarray(prepared.batch.advantage).reshape(64, 4), normalised, rtol=1e-3, atol=1e-3
+        np.asarray(prepared.batch.advantage).reshape(4, 64).T, normalised, rtol=1e-3, atol=1e-3
     )
 
 

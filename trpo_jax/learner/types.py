@@ -83,7 +83,10 @@ class Trajectory(struct.PyTreeNode):
 
 
 class Batch(struct.PyTreeNode):
-    """A flattened trajectory, ready for the policy step and the value fit; leaves [B, ...]."""
+    """A flattened trajectory, ready for the policy step and the value fit; leaves [B, ...].
+
+    Environment by environment: row n · T + t is step t of environment n.
+    """
 
     obs: jax.Array
     """float32 [B, *obs_shape], normalised by the statistics that the rollout used."""
