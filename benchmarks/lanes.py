@@ -8,10 +8,8 @@ do over what the lanes need. `solve` times solve and line search per lane on rea
 are and as alternatives. `train` times whole updates. Each rewrites its section of the report.
 """
 
-import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -206,11 +204,7 @@ def section(part: str, quick: bool) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
-    parser.add_argument("--out", type=Path, default=report.RESULTS / "lanes.md")
-    arguments = parser.parse_args()
+    arguments = report.part_arguments(__doc__, PARTS, "lanes.md")
     text = section(arguments.part, arguments.quick)
     report.write_part(arguments.out, "What lanes cost", PARTS, arguments.part, text)
     print(text)

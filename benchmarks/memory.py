@@ -7,7 +7,6 @@ policies of 1 M and 10 M parameters at a batch of 65,536 and runs nothing. `time
 step on a smaller batch, whole and in chunks interleaved: the overhead, and how equal results are.
 """
 
-import argparse
 import time
 from pathlib import Path
 
@@ -59,7 +58,7 @@ def peaks(quick: bool) -> dict[str, dict]:
     results: dict[str, dict] = {}
     for name, hidden in {"small": (32, 32)}.items() if quick else POLICIES.items():
         results[name] = {}
-        for chunk in CHUNKS:
+        for chunk in (None, 256, 64) if quick else CHUNKS:
             config = config_of(hidden, 1024 if quick else BATCH, chunk)
             agent = trpo_jax.make_trpo(Idle(), config)
             state = jax.eval_shape(agent.init, jax.random.key(0))
@@ -77,7 +76,7 @@ def peaks(quick: bool) -> dict[str, dict]:
 def rows_of_peaks(results: dict[str, dict]) -> list[list[str]]:
     rows = []
     for name, sizes in results.items():
-        for chunk in CHUNKS:
+        for chunk in measured(sizes):
             share = sizes[chunk] / sizes[None]
             rows.append(
                 [name, chunk or "whole batch", f"{sizes[chunk] / 2**20:.0f}", f"{share:.3f}",
@@ -86,10 +85,14 @@ def rows_of_peaks(results: dict[str, dict]) -> list[list[str]]:
     return rows
 
 
+def measured(sizes: dict) -> list[int | None]:
+    return [chunk for chunk in CHUNKS if chunk in sizes]
+
+
 def draw(results: dict[str, dict], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(6, 4))
     for name, sizes in results.items():
-        chunks = [chunk for chunk in CHUNKS if chunk]
+        chunks = [chunk for chunk in measured(sizes) if chunk]
         (line,) = axis.loglog(chunks, [sizes[c] / 2**20 for c in chunks], "o-", label=name)
         axis.axhline(sizes[None] / 2**20, color=line.get_color(), linestyle="--")
         axis.axhline(sizes["parameters"] / 2**20, color=line.get_color(), linestyle=":")
@@ -171,11 +174,7 @@ def random_batch(policy, params, size: int) -> Batch:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
-    parser.add_argument("--out", type=Path, default=report.RESULTS / "memory.md")
-    arguments = parser.parse_args()
+    arguments = report.part_arguments(__doc__, PARTS, "memory.md")
     if arguments.part == "peak":
         results = peaks(arguments.quick)
         draw(results, arguments.out.with_suffix(".png"))

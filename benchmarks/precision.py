@@ -8,7 +8,6 @@ update gains is judged by q(x) = gᵀx / √(xᵀ(H + λI)x): the improvement th
 step of given length, relative to that of float64 after as many iterations.
 """
 
-import argparse
 import time
 from pathlib import Path
 
@@ -159,11 +158,7 @@ def time_of_solves(repeats: int) -> list[list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
-    parser.add_argument("--out", type=Path, default=report.RESULTS / "precision.md")
-    arguments = parser.parse_args()
+    arguments = report.part_arguments(__doc__, PARTS, "precision.md")
     if arguments.part == "residuals":
         results = residuals(arguments.quick)
         draw(results, arguments.out.with_suffix(".png"))

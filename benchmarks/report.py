@@ -1,5 +1,6 @@
 """Tables with the command, versions and hardware that produced them."""
 
+import argparse
 import datetime
 import importlib.metadata
 import json
@@ -55,6 +56,17 @@ def write_part(path: Path, title: str, parts: dict[str, str], part: str, text: s
     kept_path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     sections = [f"## {heading}\n\n{kept[name]}" for name, heading in parts.items() if name in kept]
     path.write_text("\n\n".join([f"# {title}", *sections]) + "\n", encoding="utf-8")
+
+
+def part_arguments(description: str | None, parts: dict[str, str], out: str) -> argparse.Namespace:
+    """Command line of a benchmark that measures one part of its report at a time."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=parts)
+    parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
+    parser.add_argument("--out", type=Path, default=RESULTS / out)
+    return parser.parse_args()
 
 
 def _processor() -> str:

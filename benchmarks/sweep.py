@@ -12,6 +12,7 @@ import re
 import shlex
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -27,6 +28,7 @@ SMALL = trpo_jax.TRPOConfig(num_envs=4, num_steps=64, hidden_sizes=(32,))
 GRID = {"max_kl": [0.003, 0.03], "gae_lambda": [0.9, 0.98]}
 SEEDS = (0, 1, 2)
 UPDATES = (1, 2, 5, 10)
+WIDTHS = (12, 5, 1)
 SAME = (
     "12 lanes against", "updates", "policies equal bit for bit", "largest relative difference",
     "accept decisions equal",
@@ -38,8 +40,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--total-steps", type=int, default=51_200)
     parser.add_argument("--episodes", type=int, default=256)
+    parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
     parser.add_argument("--out", type=Path, default=report.RESULTS / "sweep.md")
     arguments = parser.parse_args()
+    scope = (UPDATES, WIDTHS)
+    if arguments.quick:
+        scope = ((1,), (5,))
+        arguments.seeds, arguments.total_steps, arguments.episodes = 1, 2048, 2
     sections = from_the_command_line(arguments, Path(tempfile.mkdtemp()) / "sweep")
     report.write(
         arguments.out,
@@ -51,7 +58,7 @@ def main() -> None:
         "the same sweep again. The difference is ‖Δθ‖ / ‖θ‖ of the policy's parameters, "
         "the largest of the lanes. Batched and single products round differently, "
         "by 1e-7; training amplifies that.",
-        report.table(SAME, independence()),
+        report.table(SAME, independence(*scope)),
     )
     print(f"written: {arguments.out}")
 
@@ -117,17 +124,18 @@ def compiled_programs():
         logger.removeHandler(listener)
 
 
-def independence() -> list[list[str]]:
+def independence(numbers_of_updates: Iterable[int], widths: Iterable[int]) -> list[list[str]]:
     """How far the lanes of a sweep depend on what runs beside them."""
     env = trpo_jax.make_env("CartPole-v1")
     agent = trpo_jax.make_trpo(env, SMALL)
     rows = []
-    for updates in UPDATES:
+    for updates in numbers_of_updates:
         common = {"num_updates": updates, "seeds": SEEDS, "num_episodes": 1}
         whole = trpo_jax.sweep(env, SMALL, GRID, max_parallel=12, **common)
-        for name, width in (("the same again", 12), ("slices of 5", 5), ("slices of 1", 1)):
+        for width in widths:
             other = trpo_jax.sweep(env, SMALL, GRID, max_parallel=width, **common)
             pairs = (lane(other, i) for i in range(len(whole.returns)))
+            name = "the same again" if width == 12 else f"slices of {width}"
             rows.append([name, str(updates), *differences(whole, pairs)])
         singles = (
             agent.train(

@@ -1,5 +1,6 @@
 """Several devices, several processes: the run of one, with one step for all."""
 
+import contextlib
 import json
 import os
 import signal
@@ -17,9 +18,12 @@ from trpo_jax.cli import main
 from trpo_jax.experiments.run_directory import load_run
 from trpo_jax.experiments.states import final_state, make_agent, updates_done
 
-SETTINGS = [
+MODEL = [
     *("CartPole-v1", "--num-envs", "8", "--num-steps", "16", "--hidden-sizes", "16"),
-    *("--value-epochs", "2", "--eval-every", "50", "--eval-episodes", "8"),
+    *("--value-epochs", "2", "--eval-episodes", "8"),
+]
+SETTINGS = [
+    *(*MODEL, "--eval-every", "50"),
     *("--checkpoint-every", "20", "--keep", "100000", "--no-tensorboard"),
 ]
 BATCH_SIZE = 128
@@ -83,45 +87,71 @@ print("done")
 """
 
 
-def test_eight_devices_give_the_run_of_one():
-    result = subprocess.run(
-        [sys.executable, "-c", EIGHT_DEVICES],
-        env={
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        },
+def _with_devices(number: int, program: str, *arguments: str, cwd: Path | None = None):
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={number}"}
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, **flags, "JAX_PLATFORMS": "cpu"},
+        cwd=cwd,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_eight_devices_give_the_run_of_one():
+    result = _with_devices(8, EIGHT_DEVICES)
     assert result.stdout.split()[-1:] == ["done"], result.stderr[-3000:]
+
+
+ON_THE_COMMAND_LINE = """
+import pathlib, sys
+import numpy as np
+from trpo_jax.cli import main
+from trpo_jax.experiments.run_directory import load_run
+
+MODEL = [*sys.argv[1:], "--total-steps", "640"]
+
+def train(name, *more):
+    assert main(["train", *MODEL, "--no-tensorboard", "--out", name, *more]) == 0
+    return load_run(pathlib.Path(name)).histories()
+
+for seeds in ("1", "2"):
+    alone = train(f"alone-{seeds}", "--num-seeds", seeds)
+    together = train(f"together-{seeds}", "--num-seeds", seeds, "--devices", "2")
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one["kl"], other["kl"], rtol=1e-4)
+        np.testing.assert_array_equal(one["num_backtracks"], other["num_backtracks"])
+
+def sweep(name, *more):
+    axes = ["--max-kl", "0.003", "0.03", "--seeds", "2"]
+    assert main(["sweep", *MODEL, *axes, "--out", name, *more]) == 0
+    return pathlib.Path(name, "results.csv").read_text()
+
+assert sweep("alone") == sweep("together", "--devices", "2")
+
+# Stopped before its results were written, it goes on, and says that the devices are others.
+pathlib.Path("together", "results.csv").unlink()
+assert main(["sweep", "--resume", "together"]) == 0
+print("done")
+"""
+
+
+def test_seeds_environments_and_sweeps_are_spread_from_the_command_line(tmp_path):
+    result = _with_devices(2, ON_THE_COMMAND_LINE, *MODEL, cwd=tmp_path)
+    assert result.stdout.split()[-1:] == ["done"], result.stderr[-3000:]
+    assert "warning: devices is 1 now and was 2; it goes on, but not bit for bit" in result.stdout
 
 
 def test_two_processes_give_the_run_of_one_and_end_when_one_is_killed(tmp_path):
     run_path, twenty = tmp_path / "run", str(20 * BATCH_SIZE)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
-    together = ["--distributed", "--coordinator", coordinator, "--num-processes", "2"]
-    processes = [
-        runs.start(
-            *("train", *SETTINGS, "--total-steps", "100000000", "--out", str(run_path)),
-            *(*together, "--process-id", str(number)),
-            cwd=tmp_path,
-        )
-        for number in range(2)
-    ]
-    try:
+    endless = [*SETTINGS, "--total-steps", "100000000", "--out", str(run_path)]
+    with _two_processes("train", *endless, cwd=tmp_path) as processes:
         runs.wait_for_update(run_path, 25, processes[0], patience=300)
         processes[1].send_signal(signal.SIGKILL)
         killed_at = time.monotonic()
         assert processes[0].wait(timeout=60) == 1
         assert time.monotonic() - killed_at < 30
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
     output = (tmp_path / "output").read_text()
     assert output.count("trpo-jax: another process of the run has ended") == 1, output
     assert "Traceback" not in output
@@ -134,10 +164,35 @@ def test_two_processes_give_the_run_of_one_and_end_when_one_is_killed(tmp_path):
     for name in ("accepted", "num_backtracks"):
         np.testing.assert_array_equal(decisions[0][name], decisions[1][name][:20])
 
+    # Both go on; a signal to one of them ends both after the same update, with a checkpoint.
+    logged = runs.count_lines(run_path)
+    with _two_processes("train", "--resume", str(run_path), cwd=tmp_path) as processes:
+        runs.wait_for_update(run_path, logged + 5, processes[0], patience=300)
+        processes[1].send_signal(signal.SIGTERM)
+        assert [process.wait(timeout=60) for process in processes] == [143, 143]
+    assert json.loads((run_path / "status.json").read_text())["status"] == "interrupted"
+
     done = updates_done(load_run(run_path))
     longer = ["--total-steps", str((done + 2) * BATCH_SIZE)]
     assert main(["train", "--resume", str(run_path), *longer, "--devices", "1"]) == 0
     assert runs.updates_in(run_path) == list(range(1, done + 3))
+
+
+@contextlib.contextmanager
+def _two_processes(*words: str, cwd: Path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
+    together = ["--distributed", "--coordinator", coordinator, "--num-processes", "2"]
+    processes = [
+        runs.start(*words, *together, "--process-id", str(number), cwd=cwd) for number in range(2)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def parameters_after_20(path: Path) -> np.ndarray:

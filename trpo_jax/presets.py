@@ -30,7 +30,7 @@ _PRESETS: dict[str, Preset] = {
     # Pendulum's rewards are dense and its episodes long: a short horizon learns fastest.
     "Pendulum-v1": Preset(
         TRPOConfig(num_envs=4, num_steps=256, value_epochs=20),
-        HParams(gamma=0.9),
+        HParams(gamma=0.9, gae_lambda=0.9, value_learning_rate=2e-3),
         total_steps=200_000,
     ),
     "MountainCar-v0": Preset(

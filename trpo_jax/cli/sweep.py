@@ -30,20 +30,21 @@ def sweep(argv: list[str]) -> int:
     from trpo_jax.experiments.sweep import on_disk
 
     require_at_least(arguments, "devices", 1)
-    devices = Devices(arguments.devices)
-
+    console, devices = Console(), Devices(arguments.devices)
     if arguments.resume is not None:
         _require_nothing_else(arguments, default)
-        path, spec = arguments.resume, on_disk.load_sweep(arguments.resume)
+        path, stored = arguments.resume, on_disk.load_sweep(arguments.resume)
+        spec = stored.spec
         if (path / on_disk.RESULTS).is_file():
             raise ValueError(f"sweep={path} is complete; its best run is {path / 'best'}")
+        for change in specification.changes(stored.versions, stored.num_devices, devices.number):
+            console.print(f"warning: {change}", soft_wrap=True)
     else:
         spec = _sweep_spec(arguments, preset.hparams, devices)
         name = f"sweep-{arguments.env}"
         path = files.create_directory(arguments.out or run_directory.default_directory(name))
-        specification.write_specification(path / on_disk.SPEC, spec)
+        on_disk.store_sweep(path, spec, devices.number)
     runner.enable_compilation_cache()
-    console = Console()
     result = on_disk.run_sweep(path, spec, console, devices)
     console.print(on_disk.results_table(result))
     console.print(f"sweep directory: {path}", highlight=False, soft_wrap=True)

@@ -65,6 +65,8 @@ def _train_arguments(argv: list[str], default: TrainArguments | None = None) -> 
             config=preset.config, hparams=preset.hparams, total_steps=preset.total_steps
         )
     arguments = parse(TrainArguments, argv, "trpo-jax train", default)
+    from trpo_jax.experiments.specification import require_seeds
+
     for name in ("num_seeds", "total_steps"):
         require_at_least(arguments, name, 1)
     for name in ("eval_episodes", "keep", "checkpoint_every"):
@@ -78,8 +80,7 @@ def _train_arguments(argv: list[str], default: TrainArguments | None = None) -> 
         raise ValueError(
             f"coordinator={arguments.coordinator} must be HOST:PORT, such as 10.0.0.1:1234"
         )
-    if not 0 <= arguments.seed < 2**31 - arguments.num_seeds:
-        raise ValueError(f"seed={arguments.seed} must be a whole number in [0, 2³¹)")
+    require_seeds((arguments.seed, arguments.seed + arguments.num_seeds - 1))
     project = arguments.output.wandb
     if project and importlib.util.find_spec("wandb") is None:
         raise ValueError(f"wandb={project} needs a package: pip install 'trpo-jax[wandb]'")
@@ -136,15 +137,8 @@ def _resume(argv: list[str], path: Path) -> int:
     agent, devices = states.make_agent(spec), Devices(arguments.output.devices)
     devices.require_equal_parts(spec)
     console = Console(stderr=True, quiet=not devices.is_first)
-    then = {**run.versions, "devices": run.options.devices or 1}
-    now = {**specification.current_versions(), "devices": devices.number}
-    for name, value in now.items():
-        if value != then.get(name):
-            console.print(
-                f"warning: {name} is {value} now and was {then.get(name)}; the run goes on, but "
-                f"not bit for bit",
-                soft_wrap=True,
-            )
+    for change in specification.changes(run.versions, run.options.devices or 1, devices.number):
+        console.print(f"warning: {change}", soft_wrap=True)
     return _carry_out(path, spec, arguments, agent, devices)
 
 

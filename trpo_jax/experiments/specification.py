@@ -5,13 +5,13 @@ import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 
-from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.config import HParams, TRPOConfig, require_whole_number
 from trpo_jax.experiments.files import write_text
 
 
@@ -78,6 +78,14 @@ def num_updates(config: TRPOConfig, total_steps: int) -> int:
     return -(-total_steps // config.batch_size)
 
 
+def require_seeds(seeds: Sequence[int]) -> None:
+    """Raise `ValueError` unless each is a seed that the int32 of a random key can hold."""
+    for seed in seeds:
+        require_whole_number("seed", seed, 0)
+        if seed >= 2**31:
+            raise ValueError(f"seed={seed} must be a whole number in [0, 2³¹)")
+
+
 def write_specification(file: Path, spec: RunSpec | SweepSpec, **more: Any) -> None:
     """Write a specification as JSON, with `more` and what it was begun with."""
     content = {
@@ -126,3 +134,14 @@ def current_versions() -> dict[str, str]:
     packages = ("trpo_jax", "jax", "jaxlib", "flax", "optax", "gymnax", "brax")
     versions = {name: importlib.metadata.version(name.replace("_", "-")) for name in packages}
     return {**versions, "python": platform.python_version()}
+
+
+def changes(then: dict[str, str], devices_then: int, devices_now: int) -> list[str]:
+    """Why something that goes on will not do so bit for bit, one sentence each."""
+    before = {**then, "devices": devices_then}
+    now = {**current_versions(), "devices": devices_now}
+    return [
+        f"{name} is {value} now and was {before.get(name)}; it goes on, but not bit for bit"
+        for name, value in now.items()
+        if value != before.get(name)
+    ]

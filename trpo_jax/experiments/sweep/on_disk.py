@@ -5,7 +5,7 @@ import csv
 import dataclasses
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,13 @@ from trpo_jax.experiments.devices import Devices
 from trpo_jax.experiments.files import locked, write_text
 from trpo_jax.experiments.loggers import JsonLines, to_records
 from trpo_jax.experiments.run_directory import Run
-from trpo_jax.experiments.specification import RunSpec, SweepSpec, reading, specification
+from trpo_jax.experiments.specification import (
+    RunSpec,
+    SweepSpec,
+    reading,
+    specification,
+    write_specification,
+)
 from trpo_jax.experiments.sweep.pictures import plot_sweep
 from trpo_jax.experiments.sweep.result import SweepResult
 from trpo_jax.experiments.sweep.settings import show
@@ -30,10 +36,25 @@ SPEC = "sweep.json"
 RESULTS = "results.csv"
 
 
-def load_sweep(path: Path) -> SweepSpec:
-    """Read what is to be swept. Raises `ValueError` if there is none, or not a readable one."""
+class StoredSweep(NamedTuple):
+    """What is to be swept, and what it was begun with."""
+
+    spec: SweepSpec
+    versions: dict[str, str]
+    num_devices: int
+
+
+def store_sweep(path: Path, spec: SweepSpec, num_devices: int) -> None:
+    """Write down what is to be swept, on how many devices."""
+    write_specification(path / SPEC, spec, num_devices=num_devices)
+
+
+def load_sweep(path: Path) -> StoredSweep:
+    """Read that again. Raises `ValueError` if there is none, or not a readable one."""
     with reading("sweep", path / SPEC) as content:
-        return specification(SweepSpec, content)
+        return StoredSweep(
+            specification(SweepSpec, content), content["versions"], content["num_devices"]
+        )
 
 
 def run_sweep(

@@ -153,10 +153,7 @@ def require_possible(
         raise ValueError("seeds=(): the grid is empty; name at least one seed")
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds={list(seeds)!r} must differ from each other")
-    for seed in seeds:
-        require_whole_number("seed", seed, 0)
-        if seed >= 2**31:
-            raise ValueError(f"seed={seed} must be a whole number in [0, 2³¹)")
+    specification.require_seeds(seeds)
     if (num_updates is None) == (total_steps is None):
         raise ValueError(
             f"num_updates={num_updates} and total_steps={total_steps}: give one of the two"
