@@ -120,6 +120,7 @@ def candidates(epochs: int, rate: float = 1e-3) -> dict[str, Fit]:
         "Adam, a quarter of the epochs, rate × 2": adam(max(1, epochs // 4), 128, 2 * rate),
         "Adam, minibatch 512, rate × 2": adam(epochs, 512, 2 * rate),
         "L-BFGS, 10 iterations": lbfgs(10),
+        "L-BFGS, 5 iterations": lbfgs(5),
         "Levenberg–Marquardt, 1 × 10 CG": levenberg_marquardt(1, 10),
         "Levenberg–Marquardt, 3 × 10 CG": levenberg_marquardt(3, 10),
         "Adam, whole batch, rate × 4": adam(2 * epochs, 1 << 30, 4 * rate),

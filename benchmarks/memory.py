@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 import trpo_jax
 from trpo_jax.learner.objective import make_objective
 from trpo_jax.learner.types import Batch
+from trpo_jax.solver import trees
 
 OBS, ACTIONS = 17, 6
 POLICIES = {"1 M": (1000, 1000), "10 M": (2240, 2240, 2240)}
@@ -105,7 +106,8 @@ def draw(results: dict[str, dict], path: Path) -> None:
 
 
 def times(quick: bool) -> list[list[str]]:
-    """The policy step whole and in chunks, interleaved; differences relative to the whole one."""
+    """The policy step whole and in chunks, interleaved; its distance from the whole one, and of
+    each from the same step in float64."""
     rows = []
     cases = {"small": ((32, 32), 256)} if quick else {"1 M": (POLICIES["1 M"], 2048)}
     for name, (hidden, batch_size) in cases.items():
@@ -127,17 +129,23 @@ def times(quick: bool) -> list[list[str]]:
                 start = time.perf_counter()
                 results[chunk] = jax.block_until_ready(program(params, batch))
                 seconds[chunk].append(time.perf_counter() - start)
+        with jax.enable_x64(True):
+            exact = step_in(objective, config_of(hidden, batch_size, None))(
+                *trees.cast((params, batch), jnp.float64)
+            )
         for chunk in chunks:
             ratio = np.median(np.array(seconds[chunk]) / np.array(seconds[None]))
             rows.append(
                 [name, batch_size, chunk or "whole batch", f"{ratio:.2f}",
-                 *(f"{gap(x, y):.1e}" for x, y in zip(results[chunk], results[None], strict=True))]
+                 *(f"{gap(x, y):.1e}" for x, y in zip(results[chunk], results[None], strict=True)),
+                 *(f"{gap(x, y):.1e}" for x, y in zip(results[chunk], exact, strict=True))]
             )  # fmt: skip
     return rows
 
 
 def gap(left: jax.Array, right: jax.Array) -> float:
-    return float(jnp.linalg.norm(left - right) / jnp.linalg.norm(right))
+    left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)
+    return float(np.linalg.norm(left - right) / np.linalg.norm(right))
 
 
 def step_in(objective, config: trpo_jax.TRPOConfig):
@@ -181,7 +189,10 @@ def main() -> None:
         header = ("policy", "chunk", "temporaries, MiB", "of the whole batch", "parameter vectors")
         text = f"{report.table(header, rows_of_peaks(results))}\n\n![peak](memory.png)"
     else:
-        header = ("policy", "batch", "chunk", "time", "gap after 1 iteration", "after 10")
+        header = (
+            *("policy", "batch", "chunk", "time", "to the whole batch after 1 iteration"),
+            *("after 10", "to float64 after 1 iteration", "after 10"),
+        )
         text = report.table(header, times(arguments.quick))
     title = "Memory bounded by micro-batches"
     report.write_part(arguments.out, title, PARTS, arguments.part, text)

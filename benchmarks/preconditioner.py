@@ -2,19 +2,24 @@
 
 python benchmarks/preconditioner.py [--quick]
 
-In float64 NumPy, by the structure of the tanh network: no product is approximated, and the
-preconditioners are the best that such ones can be, exact on the batch. Residuals are true ones.
-A preconditioner pays if the products that it saves cost more than its own making, at least one
-product's worth for each, on every update.
+Iterations are counted in float64 NumPy, by the structure of the tanh network: no product is
+approximated, and the preconditioners are the best that such ones can be, exact on the batch.
+Residuals are true ones. Times are those of float32 JAX. A preconditioner pays if the products that
+it saves cost more than it does.
 """
 
 import argparse
+import functools
+import itertools
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import report
-from real_batches import CASES, draw_problem
+from real_batches import CASES, draw_problem, flat_problem
 
 TARGETS = (0.3, 0.1, 0.03, 0.01)
 DAMPINGS = (1e-1, 1e-2, 1e-3)
@@ -25,31 +30,33 @@ class Fisher:
     """Mean Fisher matrix of a two-hidden-layer tanh policy on a batch, as factors per layer.
 
     Row k of the square root of each example's matrix sends signals d back to each layer, whose
-    inputs are a: its share of H is the mean of Σₖ (a ⊗ dₖ)(a ⊗ dₖ)ᵀ.
+    inputs are a: its share of H is the mean of Σₖ (a ⊗ dₖ)(a ⊗ dₖ)ᵀ. In NumPy, or in JAX with
+    jax.numpy for `xp`.
     """
 
-    def __init__(self, params, batch):
-        tree = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)["params"]
+    def __init__(self, params, batch, xp=np, dtype=np.float64):
+        self.xp = xp
+        tree = jax.tree.map(lambda leaf: xp.asarray(leaf, dtype), params)["params"]
         layers = [tree["body"]["Dense_0"], tree["body"]["Dense_1"], tree["head"]["Dense_0"]]
         self.kernels = [layer["kernel"] for layer in layers]
-        inputs, x = [], np.asarray(batch.obs, np.float64)
+        inputs, x = [], xp.asarray(batch.obs, dtype)
         for layer in layers:
-            inputs.append(np.concatenate([x, np.ones((len(x), 1))], axis=1))
+            inputs.append(xp.concatenate([x, xp.ones((len(x), 1), dtype)], axis=1))
             out = x @ layer["kernel"] + layer["bias"]
-            x = np.tanh(out)
+            x = xp.tanh(out)
         self.inputs, self.size = inputs, len(x)
-        advantage = np.asarray(batch.advantage, np.float64)[:, None]
-        eye, log_std = np.eye(out.shape[1]), tree["head"].get("log_std")
+        advantage = xp.asarray(batch.advantage, dtype)[:, None]
+        eye, log_std = xp.eye(out.shape[1], dtype=dtype), tree["head"].get("log_std")
         if log_std is None:
             self.num_scales = 0
-            p = np.exp(out - out.max(1, keepdims=True))
+            p = xp.exp(out - out.max(1, keepdims=True))
             p /= p.sum(1, keepdims=True)
-            seeds = [np.sqrt(p[:, [k]]) * (eye[k] - p) for k in range(p.shape[1])]
-            score, of_scale = advantage * (eye[np.asarray(batch.action)] - p), np.zeros(0)
+            seeds = [xp.sqrt(p[:, k : k + 1]) * (eye[k] - p) for k in range(p.shape[1])]
+            score, of_scale = advantage * (eye[xp.asarray(batch.action)] - p), xp.zeros(0, dtype)
         else:
-            self.num_scales, std = len(log_std), np.exp(log_std)
-            seeds = [np.broadcast_to(row / std, out.shape) for row in eye]
-            z = (np.asarray(batch.action, np.float64) - out) / std
+            self.num_scales, std = len(log_std), xp.exp(log_std)
+            seeds = [xp.broadcast_to(row / std, out.shape) for row in eye]
+            z = (xp.asarray(batch.action, dtype) - out) / std
             score, of_scale = advantage * z / std, (advantage * (z**2 - 1)).mean(0)
         self.signals = [self._back(seed) for seed in seeds]
         self.gradient = self._join(
@@ -63,22 +70,22 @@ class Fisher:
         return signals
 
     def _join(self, blocks, scales):
-        return np.concatenate([*(block.ravel() for block in blocks), scales])
+        return self.xp.concatenate([*(block.ravel() for block in blocks), scales])
 
     def _split(self, vector):
         shapes = [(k.shape[0] + 1, k.shape[1]) for k in self.kernels]
-        ends = np.cumsum([rows * columns for rows, columns in shapes])
-        *blocks, scales = np.split(vector, ends)
+        ends = list(itertools.accumulate(rows * columns for rows, columns in shapes))
+        *blocks, scales = self.xp.split(vector, ends)
         return [b.reshape(s) for b, s in zip(blocks, shapes, strict=True)], scales
 
     def product(self, vector):
         blocks, scales = self._split(vector)
-        totals = [np.zeros_like(block) for block in blocks]
+        totals = [0.0] * len(blocks)
         pushed = [a @ block for a, block in zip(self.inputs, blocks, strict=True)]
         for signals in self.signals:
             along = sum((y * d).sum(1) for y, d in zip(pushed, signals, strict=True))
-            for total, a, d in zip(totals, self.inputs, signals, strict=True):
-                total += a.T @ (d * along[:, None]) / self.size
+            shares = zip(totals, self.inputs, signals, strict=True)
+            totals = [total + a.T @ (d * along[:, None]) / self.size for total, a, d in shares]
         return self._join(totals, 2 * scales)
 
     def diagonal(self):
@@ -86,29 +93,27 @@ class Fisher:
             sum((a**2).T @ signals[i] ** 2 for signals in self.signals) / self.size
             for i, a in enumerate(self.inputs)
         ]
-        return self._join(squares, 2 * np.ones(self.num_scales))
+        return self._join(squares, 2 * self.xp.ones(self.num_scales))
 
-    def kronecker(self, damping):
-        """v -> (A + π√λ I)⁻¹ v (G + √λ/π I)⁻¹ per layer. Martens & Grosse 2015, sec. 6.3."""
-        inverses = []
+    def kronecker_inverses(self, damping):
+        """Per layer (A + π√λ I)⁻¹ and (G + √λ/π I)⁻¹. Martens & Grosse 2015, sec. 6.3."""
+        xp, inverses, root = self.xp, [], damping**0.5
         for i, a in enumerate(self.inputs):
             left = a.T @ a / self.size
             right = sum(signals[i].T @ signals[i] for signals in self.signals) / self.size
-            pi = np.sqrt(np.trace(left) / len(left) / (np.trace(right) / len(right)))
-            root = np.sqrt(damping)
-            inverses.append(
-                (
-                    np.linalg.inv(left + pi * root * np.eye(len(left))),
-                    np.linalg.inv(right + root / pi * np.eye(len(right))),
-                )
+            pi = xp.sqrt(xp.trace(left) / len(left) / (xp.trace(right) / len(right)))
+            shifted = (
+                left + pi * root * xp.eye(len(left), dtype=left.dtype),
+                right + root / pi * xp.eye(len(right), dtype=left.dtype),
             )
+            inverses.append(tuple(xp.linalg.inv(matrix) for matrix in shifted))
+        return inverses
 
-        def apply(vector):
-            blocks, scales = self._split(vector)
-            solved = [left @ b @ right for (left, right), b in zip(inverses, blocks, strict=True)]
-            return self._join(solved, scales / (2 + damping))
-
-        return apply
+    def precondition(self, inverses, damping, vector):
+        """The vector, multiplied by those from the left and the right."""
+        blocks, scales = self._split(vector)
+        solved = [left @ b @ right for (left, right), b in zip(inverses, blocks, strict=True)]
+        return self._join(solved, scales / (2 + damping))
 
 
 def iterations(product, b, precondition) -> list[int]:
@@ -132,15 +137,17 @@ def iterations(product, b, precondition) -> list[int]:
 
 
 def rows_of(name: str, quick: bool) -> list[list[str]]:
-    _, params, batch = draw_problem(name)
+    policy, params, batch = draw_problem(name)
     fisher, rows = Fisher(params, batch), []
-    diagonal = fisher.diagonal()
+    diagonal, costs = fisher.diagonal(), times(policy, params, batch, 2 if quick else 30)
     for damping in DAMPINGS[:1] if quick else DAMPINGS:
         preconditioners = {
             "none": lambda r: r,
             "diagonal": lambda r, d=diagonal + damping: r / d,
             "diagonal^¾": lambda r, d=(diagonal + damping) ** 0.75: r / d,
-            "Kronecker": fisher.kronecker(damping),
+            "Kronecker": functools.partial(
+                fisher.precondition, fisher.kronecker_inverses(damping), damping
+            ),
         }
         for label, precondition in preconditioners.items():
             counts = iterations(
@@ -148,9 +155,57 @@ def rows_of(name: str, quick: bool) -> list[list[str]]:
                 fisher.gradient,
                 precondition,
             )
-            rows.append([name, f"{damping:g}", label, *map(str, counts)])
+            cost = costs["Kronecker" if label == "Kronecker" else "diagonal"]
+            each, making = (costs["none"].each, 0.0) if label == "none" else cost
+            spent = [f"{n} ({making + n * each:.1f})" for n in counts]
+            rows.append([name, f"{damping:g}", label, *spent])
             print(rows[-1], flush=True)
     return rows
+
+
+class Cost(NamedTuple):
+    """ms of an iteration, and of what comes before the first."""
+
+    each: float
+    making: float
+
+
+def times(policy, params, batch, repeats: int) -> dict[str, Cost]:
+    """In float32 JAX: the library's product, and making and applying a preconditioner."""
+    problem = flat_problem(policy, params, batch)
+
+    def best(function, *arguments) -> float:
+        program = jax.jit(function).lower(*arguments).compile()
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            jax.block_until_ready(program(*arguments))
+            seconds.append(time.perf_counter() - start)
+        return 1e3 * min(seconds)
+
+    def fisher(p, b):
+        return Fisher(p, b, jnp, jnp.float32)
+
+    def product(p, b, vector):
+        return flat_problem(policy, p, b).product(vector)
+
+    def ten_products(p, b, vector):
+        product = flat_problem(policy, p, b).product
+        return jax.lax.fori_loop(0, 10, lambda _, v: product(v), vector)
+
+    arguments = params, batch, problem.gradient
+    each = (best(ten_products, *arguments) - best(product, *arguments)) / 9
+    inverses = jax.jit(lambda p, b: fisher(p, b).kronecker_inverses(DAMPINGS[0]))(params, batch)
+    applying = best(
+        lambda i, p, b, v: fisher(p, b).precondition(i, DAMPINGS[0], v), inverses, *arguments
+    )
+    making = best(lambda p, b: fisher(p, b).kronecker_inverses(DAMPINGS[0]), params, batch)
+    diagonal = best(lambda p, b: fisher(p, b).diagonal(), params, batch)
+    return {
+        "none": Cost(each, 0.0),
+        "diagonal": Cost(each, diagonal),
+        "Kronecker": Cost(each + applying, making),
+    }
 
 
 def main() -> None:
@@ -164,7 +219,9 @@ def main() -> None:
     report.write(
         arguments.out,
         "Conjugate gradient iterations with and without a preconditioner",
-        f"Iterations until ‖g − (H + λI)x‖ ≤ target · ‖g‖; {LIMIT} means that many or more.",
+        f"Iterations until ‖g − (H + λI)x‖ ≤ target · ‖g‖; {LIMIT} means that many or more. In "
+        "brackets ms in float32 JAX: for making the preconditioner, and for so many products and "
+        "applications of it, each measured by itself (least of 30).",
         report.table(header, rows),
     )
 

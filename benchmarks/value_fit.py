@@ -92,7 +92,8 @@ def quality(name: str, num_seeds: int, steps: int, wanted: slice) -> dict[str, l
     num_updates = max(2, steps // preset.config.batch_size)
     keys = jax.random.split(jax.random.key(0), num_seeds)
     rows = {}
-    for label, fit in list(fits.candidates(preset.config.value_epochs).items())[wanted]:
+    rivals = fits.candidates(preset.config.value_epochs, preset.hparams.value_learning_rate)
+    for label, fit in list(rivals.items())[wanted]:
         train = jax.jit(jax.vmap(make_training(env, preset, fit, num_updates)))
         returns, ahead, own = (np.asarray(values) for values in train(keys))
         # The first tenth is the same noise for all; late in a training there is less to explain.
@@ -136,8 +137,8 @@ def write(out: Path, stored: dict) -> None:
         "## Quality",
         "Presets with another fit, early in their training; medians of the explained variance over "
         "seeds and the updates from a tenth to half of it; returns of training episodes, "
-        "stochastic policy, over all of it and at its end. Learning rate 1e-3 times what the name "
-        "says. Steps: "
+        "stochastic policy, over all of it and at its end. Learning rate: the preset's, times "
+        "what the name says. Steps: "
         + ", ".join(f"{name} {steps:,}" for name, steps in ENVIRONMENTS.items())
         + ".",
         report.table(QUALITY_HEADER, list(stored["quality"].values())),
@@ -153,7 +154,7 @@ def main() -> None:
     parser.add_argument("what", choices=("quality", "time"))
     parser.add_argument("names", nargs="*", default=[])
     parser.add_argument("--num-seeds", type=int, default=8)
-    parser.add_argument("--fits", type=int, nargs=2, default=(0, 8), help="the first, the end")
+    parser.add_argument("--fits", type=int, nargs=2, default=(0, 9), help="the first, the end")
     parser.add_argument("--shapes", type=int, default=len(SHAPES), help="time: how many of them")
     parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
     parser.add_argument("--out", type=Path, default=report.RESULTS / "value_fit.md")

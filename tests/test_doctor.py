@@ -259,7 +259,9 @@ def benchmark(monkeypatch):
 @pytest.mark.parametrize("fault", ["stale_batches", "dying_units"])
 def test_a_fault_that_is_injected_is_named(fault, benchmark, tmp_path):
     """A miniature of the benchmark, which has all faults and several environments."""
-    training = getattr(benchmark, fault)("CartPole-v1")
+    import injected
+
+    training = getattr(injected, fault)("CartPole-v1")
     training = training._replace(config=training.config.replace(num_envs=8, num_steps=64))
     histories = benchmark.histories(fault, training, 1, 16, tmp_path)
     (diagnosis,) = benchmark.diagnose(training, histories)

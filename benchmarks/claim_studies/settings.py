@@ -118,10 +118,6 @@ def get_task(env_id: str, quick: bool) -> Task:
     return task
 
 
-def _trpo(task: Task):
-    return trust_region_step
-
-
 def _ppo(task: Task) -> PolicyStep:
     """PPO whose epochs and minibatches are those of the critic's fit."""
     settings = baselines.PPOSettings(

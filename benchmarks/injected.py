@@ -1,0 +1,231 @@
+"""Trainings with a known fault, or none: what `doctor.py` puts before the doctor."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import trpo_jax
+from trpo_jax import HParams, TRPOConfig, UpdateMetrics
+from trpo_jax.envs.base import Environment
+
+SILENT = "nothing severe"
+"""What is expected of a training without a fault."""
+
+
+def as_collected(trajectory: Any, previous: Any, update: jax.Array) -> Any:
+    """The trajectory as it is."""
+    del previous, update
+    return trajectory
+
+
+def as_initialised(state: Any) -> Any:
+    """The state as it is."""
+    return state
+
+
+class Training(NamedTuple):
+    """A training, faulty or not."""
+
+    expected: str
+    """The main finding that it must get."""
+    env: Environment
+    config: TRPOConfig
+    hparams: HParams
+    policy_step: Callable[..., Any] = trpo_jax.trust_region_step
+    spoil_state: Callable[[Any], Any] = as_initialised
+    """First state -> the one that training begins with."""
+    spoil_data: Callable[[Any, Any, jax.Array], Any] = as_collected
+    """(trajectory, the one before, number of the update) -> what is learned from."""
+
+
+def train(training: Training, seeds: int, updates: int) -> UpdateMetrics:
+    """Train seeds side by side; fields [seeds, updates, ...]."""
+    agent = trpo_jax.make_trpo(training.env, training.config, training.policy_step)
+    hparams = training.hparams
+
+    def update(carried, number):
+        state, previous = carried
+        state, trajectory = agent.rollout(state)
+        data = training.spoil_data(trajectory, previous, number)
+        state, metrics = agent.learn(state, data, hparams)
+        return (state, trajectory), metrics
+
+    def run(key):
+        state = training.spoil_state(agent.init(key))
+        if training.expected == SILENT:  # as users do
+            return agent.train(state, hparams, num_updates=updates)[1]
+        return jax.lax.scan(update, agent.rollout(state), jnp.arange(updates))[1]
+
+    history = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(7), seeds))
+    return jax.device_get(history)
+
+
+def settings(env_id: str, **changes) -> tuple[Environment, TRPOConfig, HParams]:
+    """Environment and preset with batches of 1024, and some settings changed."""
+    preset = trpo_jax.get_preset(env_id)
+    config, hparams = preset.config.replace(num_envs=8, num_steps=128), preset.hparams
+    static = {name: value for name, value in changes.items() if hasattr(config, name)}
+    traced = {name: value for name, value in changes.items() if hasattr(hparams, name)}
+    return trpo_jax.make_env(env_id), config.replace(**static), hparams.replace(**traced)
+
+
+def with_batch(change: Callable[[Any], Any]) -> Callable[..., Any]:
+    """A policy step on a changed batch."""
+
+    def step(objective, params, batch, hparams, config):
+        return trpo_jax.trust_region_step(objective, params, change(batch), hparams, config)
+
+    return step
+
+
+def with_objective(change: Callable[[Any], Any]) -> Callable[..., Any]:
+    """A policy step on a changed objective."""
+
+    def step(objective, params, batch, hparams, config):
+        return trpo_jax.trust_region_step(change(objective), params, batch, hparams, config)
+
+    return step
+
+
+def stale_batches(env_id: str) -> Training:
+    """Every update learns from the batch of the update before."""
+    return Training("off_policy", *settings(env_id), spoil_data=lambda new, old, update: old)
+
+
+def wrong_sign(env_id: str) -> Training:
+    """The advantages have the wrong sign."""
+    step = with_batch(lambda batch: batch.replace(advantage=-batch.advantage))
+    return Training("biased_advantages", *settings(env_id), policy_step=step)
+
+
+def favoured_action(env_id: str) -> Training:
+    """The advantages of one action (or of large ones) are three deviations too high."""
+
+    def favour(batch):
+        action = batch.action.reshape(batch.action.shape[0], -1)[:, 0]
+        favoured = action == 0 if jnp.issubdtype(action.dtype, jnp.integer) else action > 0
+        return batch.replace(advantage=batch.advantage + 3.0 * favoured)
+
+    return Training("biased_advantages", *settings(env_id), policy_step=with_batch(favour))
+
+
+def frozen_critic(env_id: str) -> Training:
+    """The learning rate of the critic is a million times too small."""
+    return Training("untrained_critic", *settings(env_id, value_learning_rate=1e-9))
+
+
+def no_value_epochs(env_id: str) -> Training:
+    """The critic is not fitted at all."""
+    return Training("untrained_critic", *settings(env_id, value_epochs=0))
+
+
+def one_cg_iteration(env_id: str) -> Training:
+    """One iteration of conjugate gradients: the direction is the gradient itself."""
+    return Training("cg_unconverged", *settings(env_id, cg_iterations=1))
+
+
+def two_cg_iterations(env_id: str) -> Training:
+    """Two iterations of conjugate gradients, and little damping."""
+    return Training("cg_unconverged", *settings(env_id, cg_iterations=2, cg_damping=0.01))
+
+
+def fisher_of_few_states(env_id: str) -> Training:
+    """The Fisher matrix of 8 of the 1024 states, without damping: of far too low a rank."""
+
+    def few(objective):
+        def product(outputs, tangent):
+            full = objective.fisher_product(outputs, tangent)
+            return jax.tree.map(lambda leaf: leaf.at[8:].set(0), full)
+
+        return objective._replace(fisher_product=product)
+
+    return Training(
+        "singular_curvature", *settings(env_id, cg_damping=0.0), policy_step=with_objective(few)
+    )
+
+
+class Repeated(Environment):
+    """Every observation a hundred times over."""
+
+    def __init__(self, env: Environment):
+        self._env = env
+        self.name = env.name
+        self.action_space = env.action_space
+        self.obs_shape = (100 * env.obs_shape[0],)
+        self.max_episode_steps = env.max_episode_steps
+
+    def reset(self, key):
+        state, obs = self._env.reset(key)
+        return state, jnp.tile(obs, 100)
+
+    def step(self, key, state, action):
+        state, step = self._env.step(key, state, action)
+        return state, step._replace(obs=jnp.tile(step.obs, 100))
+
+
+def repeated_observations(env_id: str) -> Training:
+    """No damping, and a hundred parameters for what one could do."""
+    env, config, hparams = settings(env_id, cg_damping=0.0, cg_iterations=20)
+    return Training("singular_curvature", Repeated(env), config, hparams)
+
+
+def dying_units(env_id: str) -> Training:
+    """ReLU units that begin with so negative a bias that no input reaches most of them."""
+
+    def lowered(path, leaf):
+        hidden = "bias" in jax.tree_util.keystr(path) and leaf.shape[-1] > 8
+        return leaf - 20.0 * (jnp.arange(leaf.shape[-1]) % 4 > 0) if hidden else leaf
+
+    def spoil(state):
+        params = jax.tree_util.tree_map_with_path(lowered, state.policy_params)
+        return state.replace(policy_params=params)
+
+    return Training("dead_units", *settings(env_id, activation="relu"), spoil_state=spoil)
+
+
+def exploding_rewards(env_id: str) -> Training:
+    """Rewards double with every update."""
+
+    def explode(trajectory, previous, update):
+        factor = 2.0**update
+        return trajectory.replace(
+            reward=trajectory.reward * factor, episode_return=trajectory.episode_return * factor
+        )
+
+    return Training("exploding_rewards", *settings(env_id), spoil_data=explode)
+
+
+def entropy_collapse(env_id: str) -> Training:
+    """The surrogate punishes entropy."""
+
+    def punish(objective):
+        def gain(outputs, batch):
+            return objective.gain(outputs, batch) - 2.0 * (outputs.entropy() - batch.entropy)
+
+        return objective._replace(gain=gain)
+
+    return Training("entropy_collapse", *settings(env_id), policy_step=with_objective(punish))
+
+
+def healthy(env_id: str) -> Training:
+    """A preset as it is."""
+    preset = trpo_jax.get_preset(env_id)
+    return Training(SILENT, trpo_jax.make_env(env_id), preset.config, preset.hparams)
+
+
+FAULTS: dict[Callable[[str], Training], tuple[str, ...]] = {
+    stale_batches: ("CartPole-v1", "Pendulum-v1"),
+    wrong_sign: ("CartPole-v1", "Pendulum-v1", "Catch-bsuite"),
+    favoured_action: ("CartPole-v1", "Pendulum-v1"),
+    frozen_critic: ("CartPole-v1", "Pendulum-v1"),
+    no_value_epochs: ("CartPole-v1", "Catch-bsuite"),
+    one_cg_iteration: ("CartPole-v1", "Pendulum-v1"),
+    two_cg_iterations: ("Acrobot-v1", "CartPole-v1"),
+    fisher_of_few_states: ("CartPole-v1", "Pendulum-v1"),
+    repeated_observations: ("CartPole-v1", "Pendulum-v1"),
+    dying_units: ("CartPole-v1", "Pendulum-v1"),
+    exploding_rewards: ("CartPole-v1", "Pendulum-v1"),
+    entropy_collapse: ("CartPole-v1", "Pendulum-v1", "Catch-bsuite"),
+}
