@@ -123,5 +123,7 @@ def candidates(epochs: int, rate: float = 1e-3) -> dict[str, Fit]:
         "L-BFGS, 5 iterations": lbfgs(5),
         "Levenberg–Marquardt, 1 × 10 CG": levenberg_marquardt(1, 10),
         "Levenberg–Marquardt, 3 × 10 CG": levenberg_marquardt(3, 10),
+        "Adam, half the epochs, rate × 3": adam(epochs // 2, 128, 3 * rate),
+        "Adam, a quarter of the epochs, rate × 6": adam(max(1, epochs // 4), 128, 6 * rate),
         "Adam, whole batch, rate × 4": adam(2 * epochs, 1 << 30, 4 * rate),
     }

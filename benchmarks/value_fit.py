@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("what", choices=("quality", "time"))
     parser.add_argument("names", nargs="*", default=[])
     parser.add_argument("--num-seeds", type=int, default=8)
-    parser.add_argument("--fits", type=int, nargs=2, default=(0, 9), help="the first, the end")
+    parser.add_argument("--fits", type=int, nargs=2, default=(0, 11), help="the first, the end")
     parser.add_argument("--shapes", type=int, default=len(SHAPES), help="time: how many of them")
     parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
     parser.add_argument("--out", type=Path, default=report.RESULTS / "value_fit.md")

@@ -46,6 +46,10 @@ SWEEP = ["sweep", "CartPole-v1", "--max-kl", "0.01"]
         (["train", "CartPole-v1", "--devices", "64"], ["devices=64", "XLA_FLAGS"]),
         ([*SWEEP, "--devices", "64"], ["devices=64"]),
         ([*SWEEP, "--seed", "3000000000"], ["seed=3000000000", "2³¹"]),
+        ([*SWEEP[:2], "--random", "3", "--gamma", "0.9", "inf"], ["gamma=inf", "[0, 1]"]),
+        ([*SWEEP, "--max-kl", "0.1"], ["--max-kl", "2 times"]),
+        ([*SWEEP, "--static", "num_envs=4", "--static", "num_steps=8"], ["--static", "2 times"]),
+        (["train", "CartPole-v1", "--env-args", "env_params=foo"], ["env_params='foo'", "dict"]),
         ([*SWEEP, "--halving", "0.5", "0.2"], ["halving=[0.5, 0.2]"]),
         ([*SWEEP, "--resume", "old"], ["env=CartPole-v1", "--resume"]),
         (["sweep", "--max-kl", "0.01", "--resume", "old"], ["max_kl=(0.01,)", "--resume"]),
@@ -156,14 +160,14 @@ def test_the_readme_of_a_run_says_what_each_file_is(run):
 def test_the_final_state_on_disk_is_that_of_the_same_run_in_python(run):
     """The runner's program is another one than `update`, so that rounding may differ."""
     directory, _ = run
+    preset = trpo_jax.get_preset("CartPole-v1")
     agent = trpo_jax.make_trpo(
-        trpo_jax.make_env("CartPole-v1"), trpo_jax.TRPOConfig(num_envs=4, num_steps=32)
+        trpo_jax.make_env("CartPole-v1"), preset.config.replace(num_envs=4, num_steps=32)
     )
     state = agent.init(jax.random.key(3))
     stored = final_state(load_run(directory), agent)
-    hparams = trpo_jax.get_preset("CartPole-v1").hparams
     for _ in range(5):
-        state, _ = agent.update(state, hparams)
+        state, _ = agent.update(state, preset.hparams)
     close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
     jax.tree.map(close, stored.policy_params, state.policy_params)
     assert int(stored.num_updates) == 5

@@ -59,6 +59,7 @@ def test_refusals_of_trpo_config(name, value, remedy):
         ("max_kl", 0.0, "> 0"),
         ("max_kl", float("nan"), "> 0"),
         ("max_kl", float("inf"), "> 0"),
+        ("max_kl", 1e39, "in float32"),
         ("max_kl", "large", "number"),
         ("max_kl", "0.01", "number"),
         ("gamma", 1.5, "[0, 1]"),

@@ -72,6 +72,17 @@ odd = trpo_jax.make_trpo(env, config.replace(num_envs=6)).init(jax.random.key(0)
 with pytest.raises(ValueError, match="num_envs=6 does not divide over 8 devices; use num_envs=8"):
     trpo_jax.shard_state(odd, mesh)
 
+# Lanes under shard_map: loops begin with constants, which its check of replication refuses.
+lanes = jax.vmap(agent.init)(jax.random.split(jax.random.key(1), 8))
+settings = trpo_jax.HParams.stack([trpo_jax.HParams()] * 8)
+line, each = jax.make_mesh((8,), ("lanes",)), PartitionSpec("lanes")
+mapped = jax.shard_map(
+    jax.vmap(agent.update), mesh=line, in_specs=each, out_specs=each, check_vma=False
+)
+np.testing.assert_allclose(
+    jax.jit(mapped)(lanes, settings)[1].kl, jax.jit(jax.vmap(update))(lanes, settings)[1].kl, 1e-4
+)
+
 # Six lanes on four devices: the slice is filled up.
 four = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("lanes",))
 grid = {"max_kl": [0.001, 0.01, 0.03]}

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 import trpo_jax
 from trpo_jax.experiments.checkpoints import to_host
-from trpo_jax.experiments.sweep import grid, random_settings, sweep
+from trpo_jax.experiments.sweep import grid, random_settings, sweep, training
 from trpo_jax.experiments.sweep.pictures import plot_sweep
+from trpo_jax.experiments.sweep.slices import Slices
 
 CONFIG = trpo_jax.TRPOConfig(num_envs=4, num_steps=32, hidden_sizes=(8,), value_epochs=2)
 GRID = {"max_kl": [0.003, 0.01], "gae_lambda": [0.9, 0.95]}
@@ -181,7 +183,7 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_end():
     assert told == [(8, 16), (14, 16), (16, 16)]
 
 
-def test_halving_drops_the_worse_settings():
+def test_halving_drops_the_worse_settings(tmp_path):
     told = []
     halved = run(
         {"max_kl": [1e-6, 0.003, 0.01, 0.03]},
@@ -194,6 +196,44 @@ def test_halving_drops_the_worse_settings():
     returns = np.asarray(halved.history.episode_return)[:, 2].reshape(4, 2).mean(axis=1)
     kept = {row.number for row in halved.table()[:2]}
     assert kept == set(np.argsort(-returns)[:2])
+    plot_sweep(halved, "CartPole-v1", tmp_path)
+
+
+def test_halving_keeps_what_it_knows_nothing_of():
+    """A setting none of whose runs has ended an episode, and one seed of which has not."""
+    returns = np.array([[20, 20], [np.nan, 150], [9, 9], [np.nan, np.nan], [8, 8]])
+    history = SimpleNamespace(episode_return=returns.reshape(10, 1))
+    kept = training._better_half(SimpleNamespace(history=history), 1, np.arange(10), 2)
+    np.testing.assert_array_equal(kept, [0, 1, 2, 3, 6, 7])
+    history.episode_return = np.full((10, 1), np.nan)
+    kept = training._better_half(SimpleNamespace(history=history), 1, np.arange(10), 2)
+    np.testing.assert_array_equal(kept, np.arange(10))
+
+
+def test_halving_happens_once_after_an_update_and_before_the_last():
+    plan = training._Plan(trpo_jax.HParams(), [0], 1, (0.1, 0.2, 0.9))
+    assert plan.boundaries(3) == [1, 3]
+    assert plan.boundaries(10) == [1, 2, 9, 10]
+
+
+def test_a_return_that_is_not_a_number_never_wins(result):
+    returns = np.array([np.nan, 2, 9, np.nan, 5, 6, 1, 1])
+    spoiled = result._replace(returns=returns)
+    assert [row.number for row in spoiled.table()[:2]] == [2, 3]
+    assert spoiled.best_seed(0) == 4
+    assert spoiled.best_seed(1) == 3
+
+
+def test_lanes_start_in_slices_as_wide_as_they_train():
+    """The states of all lanes together need not fit the device."""
+    slices = Slices(
+        trpo_jax.make_trpo(trpo_jax.make_env("CartPole-v1"), CONFIG),
+        trpo_jax.HParams.stack([trpo_jax.HParams()] * 5), 2, 2, lambda done: None
+    )  # fmt: skip
+    progress = slices.begin([3, 4, 5, 6, 7])
+    alone = to_host(slices._agent.init(jax.random.key(7)))
+    assert_close(jax.tree.map(lambda leaf: leaf[4], progress.states), alone)
+    assert slices.width(np.arange(5)) == 2
 
 
 @pytest.mark.parametrize(
@@ -221,6 +261,7 @@ def test_halving_drops_the_worse_settings():
         (GRID, {"seeds": (1, 1)}, "seeds"),
         (GRID, {"seeds": (1, 2**31)}, "seed=2147483648"),
         (GRID, {"num_updates": 0}, "num_updates=0"),
+        (GRID, {"num_episodes": 0}, "num_episodes=0"),
         ([{"max_kl": 0.1}, {"gamma": 0.9}], {}, "same fields"),
     ],
 )

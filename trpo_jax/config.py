@@ -21,8 +21,19 @@ def _at_least(bound: int) -> tuple[Callable[[Any], Any], str]:
     return lambda value: value >= bound, f"a whole number >= {bound}"
 
 
-_POSITIVE = (lambda x: np.isfinite(x) & (np.float32(x) > 0), "a finite number > 0 (in float32)")
-_NON_NEGATIVE = (lambda x: np.isfinite(x) & (x >= 0), "a finite number >= 0")
+def _in_float32(x: Any) -> Any:
+    with np.errstate(over="ignore"):
+        return np.float32(x)
+
+
+_POSITIVE = (
+    lambda x: np.isfinite(_in_float32(x)) & (_in_float32(x) > 0),
+    "a finite number > 0 (in float32)",
+)
+_NON_NEGATIVE = (
+    lambda x: np.isfinite(_in_float32(x)) & (x >= 0),
+    "a finite number >= 0 (in float32)",
+)
 _UNIT = (lambda x: (x >= 0) & (x <= 1), "a number in [0, 1]")
 _BELOW_ONE = (lambda x: (x >= 0) & (x < 1), "a number in [0, 1)")
 _OPEN_UNIT = (lambda x: (x > 0) & (x < 1), "a number strictly between 0 and 1")

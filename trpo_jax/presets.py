@@ -24,13 +24,21 @@ _IMAGES = TRPOConfig(
     num_envs=64, num_steps=64, hidden_sizes=(64,), activation="relu", value_epochs=4
 )
 
+# Half the epochs of the value fit with three times the step size explain as much of the next batch
+# (benchmarks/results/value_fit.md); presets with neither were tuned before that was known.
 _PRESETS: dict[str, Preset] = {
-    "CartPole-v1": Preset(TRPOConfig(), HParams(), total_steps=100_000),
-    "Acrobot-v1": Preset(TRPOConfig(num_envs=16, num_steps=128), HParams(), total_steps=200_000),
+    "CartPole-v1": Preset(
+        TRPOConfig(value_epochs=5), HParams(value_learning_rate=3e-3), total_steps=100_000
+    ),
+    "Acrobot-v1": Preset(
+        TRPOConfig(num_envs=16, num_steps=128, value_epochs=5),
+        HParams(value_learning_rate=3e-3),
+        total_steps=200_000,
+    ),
     # Pendulum's rewards are dense and its episodes long: a short horizon learns fastest.
     "Pendulum-v1": Preset(
-        TRPOConfig(num_envs=4, num_steps=256, value_epochs=20),
-        HParams(gamma=0.9, gae_lambda=0.9, value_learning_rate=2e-3),
+        TRPOConfig(num_envs=4, num_steps=256, value_epochs=10),
+        HParams(gamma=0.9, gae_lambda=0.9, value_learning_rate=6e-3),
         total_steps=200_000,
     ),
     "MountainCar-v0": Preset(
@@ -49,8 +57,8 @@ _PRESETS: dict[str, Preset] = {
     "Asterix-MinAtar": Preset(_IMAGES, HParams(max_kl=0.03), total_steps=500_000),
     # brax: settings found on the spring backend; δ is that of the joint KL over all dimensions.
     "inverted_pendulum": Preset(
-        TRPOConfig(num_envs=32, num_steps=128),
-        HParams(max_kl=0.02, gamma=0.995, gae_lambda=0.97),
+        TRPOConfig(num_envs=32, num_steps=128, value_epochs=5),
+        HParams(max_kl=0.02, gamma=0.995, gae_lambda=0.97, value_learning_rate=3e-3),
         total_steps=1_500_000,
     ),
     "reacher": Preset(

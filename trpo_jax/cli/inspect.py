@@ -1,6 +1,5 @@
 """The commands that look at what was trained, or could be."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,7 @@ def evaluate(argv: list[str]) -> int:
         raise ValueError(f"run={path} is a sweep; --best evaluates its best training")
     run, agent, state = _load(path, arguments.checkpoint)
     from trpo_jax.experiments.evaluation import evaluate_state
+    from trpo_jax.experiments.files import to_json
 
     summary = evaluate_state(
         run,
@@ -44,7 +44,7 @@ def evaluate(argv: list[str]) -> int:
         deterministic=not arguments.stochastic,
     )
     if arguments.json:
-        print(json.dumps(summary._asdict()))
+        print(to_json(summary._asdict()))
         return 0
     unit = "seeds" if len(summary.mean_per_run) > 1 else "episodes"
     print(f"return               {summary}")

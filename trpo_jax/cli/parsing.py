@@ -34,6 +34,7 @@ def parse(
     default: Arguments | Any = tyro.MISSING_NONPROP,
 ) -> Arguments:
     """Parse with tyro; a mistake becomes a `ValueError` of one line instead of a box."""
+    _require_no_repetition(argv)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -42,6 +43,16 @@ def parse(
         if stop.code in (0, None):
             raise
         raise ValueError(_one_line(errors.getvalue())) from None
+
+
+def _require_no_repetition(argv: Sequence[str]) -> None:
+    """tyro would take the last one, and drop the others' values in silence."""
+    options = [word.partition("=")[0] for word in argv if word.startswith("--")]
+    for option in options:
+        if options.count(option) > 1:
+            raise ValueError(
+                f"{option} is given {options.count(option)} times; give it once, with all values"
+            )
 
 
 def _one_line(box: str) -> str:

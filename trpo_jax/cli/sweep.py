@@ -90,7 +90,7 @@ def _sweep_spec(arguments: SweepArguments, hparams: HParams, devices: "Devices")
     fixed = static_settings(arguments.config, static)
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     possible = (arguments.total_steps, arguments.halving, arguments.max_parallel, devices.mesh)
-    require_possible(seeds, None, *possible)
+    require_possible(seeds, None, *possible, arguments.eval_episodes)
     if arguments.random is None:
         settings = grid(axes)
     else:

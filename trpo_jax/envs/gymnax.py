@@ -126,6 +126,11 @@ def _is_bare(env: Any) -> bool:
 def _merge_params(env: Any, env_params: Any, name: str) -> Any:
     if env_params is None:
         return env.default_params
+    if isinstance(env_params, str | int | float | list):
+        raise ValueError(
+            f"env_params={env_params!r} of {name} must be a dict of fields, or a "
+            f"{type(env.default_params).__name__}"
+        )
     if not isinstance(env_params, dict):
         return env_params
     try:

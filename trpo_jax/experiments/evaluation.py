@@ -115,7 +115,8 @@ class Evaluations:
             self._best = Checkpoints(run.path / layout.BEST, keep=1)
             self._best.drop_after(done)
             earlier = read_lines(run.path / layout.EVALUATIONS)
-            best_mean = max((line["mean"] for line in earlier), default=best_mean)
+            means = [line["mean"] for line in earlier if line["mean"] is not None]
+            best_mean = max(means, default=best_mean)
         self._best_mean = devices.agree(best_mean)[0]
 
     def compile(self, state: Any, every: int) -> None:

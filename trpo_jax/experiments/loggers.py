@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from trpo_jax.experiments.files import to_json
 from trpo_jax.learner.monitoring import UpdateMetrics
 
 Record = dict[str, Any]
@@ -77,8 +78,8 @@ class JsonLines:
         self._file.truncate(_end_of_update(path, last_update))
 
     def write(self, records: Sequence[Record]) -> None:
-        """Append the records."""
-        lines = [json.dumps(record, allow_nan=False) + "\n" for record in records]
+        """Append the records; null stands for what is not finite."""
+        lines = [to_json(record) + "\n" for record in records]
         self._file.write("".join(lines).encode())
         self._file.flush()
 

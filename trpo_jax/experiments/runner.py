@@ -1,7 +1,6 @@
 """Training runs: updates in chunks, shown, logged, evaluated, checkpointed, resumed."""
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from trpo_jax.experiments.evaluation import (
     evaluate_state,
     evaluation_interval,
 )
-from trpo_jax.experiments.files import locked, write_text
+from trpo_jax.experiments.files import locked, to_json, write_text
 from trpo_jax.experiments.loggers import (
     JsonLines,
     Logger,
@@ -163,7 +162,7 @@ class _Session:
             sharding=self.devices.everywhere,
         )
         if self.devices.is_first:
-            text = json.dumps(summary._asdict(), indent=2)
+            text = to_json(summary._asdict(), indent=2)
             write_text(self.run.path / layout.FINAL_EVALUATION, text + "\n")
         self._write_status("finished")
         return Outcome(self.done, summary, None)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 
 from trpo_jax.solver import trees
 
@@ -25,8 +24,8 @@ class ValueFitInfo(NamedTuple):
 
 
 def init_value_optimizer(params: Any) -> Any:
-    """State of the critic's optimiser, over the parameters as one flat vector."""
-    return _OPTIMIZER.init(ravel_pytree(params)[0])
+    """State of the critic's optimiser."""
+    return _OPTIMIZER.init(params)
 
 
 def fit_value(
@@ -55,21 +54,18 @@ def fit_value(
 
     table = _pack(obs, target, weight)
 
-    # One flat vector, so that Adam, the test for finiteness and the choice are single operations.
-    start, unravel = ravel_pytree(params)
-
-    def loss(candidate: jax.Array, rows: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+    def loss(candidate: Any, rows: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         row_obs, row_target, row_weight = rows
-        errors = row_weight * (apply(unravel(candidate), row_obs) - row_target) ** 2
+        errors = row_weight * (apply(candidate, row_obs) - row_target) ** 2
         return jnp.sum(errors) / jnp.maximum(jnp.sum(row_weight), 1e-8)
 
-    def minibatch_step(carry: tuple[jax.Array, Any], rows: jax.Array):
+    def minibatch_step(carry: tuple[Any, Any], rows: jax.Array):
         current, optimizer = carry
         gradient = jax.grad(loss)(current, _unpack(rows, obs.shape[1:]))
         direction, optimizer = _OPTIMIZER.update(gradient, optimizer)
         return (trees.add_scaled(current, -learning_rate, direction), optimizer), None
 
-    def epoch(carry: tuple[jax.Array, Any, jax.Array], _):
+    def epoch(carry: tuple[Any, Any, jax.Array], _):
         current, optimizer, shuffled = carry
         minibatches = shuffled.reshape(-1, minibatch_size, table.shape[-1])
         (current, optimizer), _ = jax.lax.scan(minibatch_step, (current, optimizer), minibatches)
@@ -80,17 +76,13 @@ def fit_value(
     # has to ask another, which for minibatches of some hundred rows costs less than a sum over
     # devices in each of some hundred steps.
     first_order, reshuffle = jnp.argsort(jax.random.bits(key, (2, batch_size)), axis=-1)
-    carry = (start, opt_state, table[first_order])
+    carry = (params, opt_state, table[first_order])
     (fitted, optimizer, _), _ = jax.lax.scan(epoch, carry, length=num_epochs)
 
-    before, after = loss(start, (obs, target, weight)), loss(fitted, (obs, target, weight))
+    before, after = loss(params, (obs, target, weight)), loss(fitted, (obs, target, weight))
     accepted = trees.all_finite((fitted, optimizer, after)) & (jnp.sum(weight) > 0)
     info = ValueFitInfo(before, jnp.where(accepted, after, before), accepted)
-    return (
-        unravel(jnp.where(accepted, fitted, start)),
-        trees.select(accepted, optimizer, opt_state),
-        info,
-    )
+    return *trees.select(accepted, (fitted, optimizer), (params, opt_state)), info
 
 
 def _pack(obs: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:

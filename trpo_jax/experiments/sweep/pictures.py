@@ -18,6 +18,7 @@ from trpo_jax.experiments.sweep.settings import show
 _NUM_CURVES = 5
 _LOG_RATIO = 5.0
 """Axes whose values span more than this ratio are logarithmic."""
+_DROPPED = "one run, dropped by halving"
 
 
 def plot_sweep(result: SweepResult, title: str, directory: Path) -> list[Path]:
@@ -62,9 +63,12 @@ def _sensitivity(result: SweepResult, name: str, values: list[Any], title: str) 
     ax = figure.add_subplot()
     place = _places(ax, values)
     at = np.repeat([place[setting[name]] for setting in result.settings], len(result.seeds))
-    ax.plot(at, result.returns, "o", color=COLORS[0], alpha=0.35, label="one run")
+    whole = np.repeat(_shares(result) == 1, len(result.seeds))
+    ax.plot(at[whole], result.returns[whole], "o", color=COLORS[0], alpha=0.35, label="one run")
+    if not whole.all():
+        ax.plot(at[~whole], result.returns[~whole], "x", color="0.6", label=_DROPPED)
     if len(values) < len(result.returns):
-        means = [result.returns[at == place[value]].mean() for value in values]
+        means = [_mean(result.returns[whole & (at == place[value])]) for value in values]
         ax.plot(list(place.values()), means, "D-", color=COLORS[1], label="mean")
     ax.set_xlabel(name)
     ax.set_ylabel("evaluation return")
@@ -86,16 +90,20 @@ def _places(ax: Any, values: list[Any]) -> dict[Any, float]:
 
 def _heat_map(result: SweepResult, axes: dict[str, list[Any]], title: str) -> Any:
     (vertical, rows), (horizontal, columns) = axes.items()
-    table = np.full((len(rows), len(columns)), np.nan)
-    for setting, mean in zip(result.settings, _means(result), strict=True):
-        table[rows.index(setting[vertical]), columns.index(setting[horizontal])] = mean
+    table, shares = (np.full((len(rows), len(columns)), np.nan) for _ in range(2))
+    for setting, mean, share in zip(result.settings, _means(result), _shares(result), strict=True):
+        where = rows.index(setting[vertical]), columns.index(setting[horizontal])
+        table[where], shares[where] = mean, share
     figure = new_figure((1.6 * len(columns) + 2.5, 0.9 * len(rows) + 2), constrained=True)
     ax = figure.add_subplot()
-    image = ax.imshow(table, cmap="viridis", aspect="auto", origin="lower")
-    middle = (table.max() + table.min()) / 2
+    ax.set_facecolor("0.85")
+    trained = np.where(shares == 1, table, np.nan)
+    image = ax.imshow(trained, cmap="viridis", aspect="auto", origin="lower")
+    middle = (np.nanmax(trained) + np.nanmin(trained)) / 2
     for (i, j), mean in np.ndenumerate(table):
-        color = "white" if mean < middle else "black"
-        ax.text(j, i, f"{mean:.4g}", ha="center", va="center", color=color)
+        color = "white" if trained[i, j] < middle else "black"
+        text = f"{mean:.4g}" if shares[i, j] == 1 else f"{mean:.4g}\nafter {shares[i, j]:.0%}"
+        ax.text(j, i, text, ha="center", va="center", color=color)
     ax.set_xticks(range(len(columns)), [show(value) for value in columns])
     ax.set_yticks(range(len(rows)), [show(value) for value in rows])
     return _finish_map(figure, ax, image, result, axes, title)
@@ -110,8 +118,12 @@ def _scatter(result: SweepResult, axes: dict[str, list[Any]], title: str) -> Any
         ax.set_xscale("log")
     if _is_wide(rows):
         ax.set_yscale("log")
-    points = [(setting[horizontal], setting[vertical]) for setting in result.settings]
-    image = ax.scatter(*zip(*points, strict=True), c=_means(result), s=80, edgecolor="0.3")
+    points = np.array([(each[horizontal], each[vertical]) for each in result.settings])
+    whole, means = _shares(result) == 1, _means(result)
+    image = ax.scatter(*points[whole].T, c=means[whole], s=80, edgecolor="0.3")
+    if not whole.all():
+        ax.plot(*points[~whole].T, "x", color="0.6", label=_DROPPED)
+        ax.legend(frameon=False)
     ax.grid(alpha=0.25)
     return _finish_map(figure, ax, image, result, axes, title)
 
@@ -128,6 +140,15 @@ def _finish_map(figure: Any, ax: Any, image: Any, result: Any, axes: Any, title:
 def _means(result: SweepResult) -> np.ndarray:
     """[settings]: mean evaluation return over seeds."""
     return result.returns.reshape(-1, len(result.seeds)).mean(axis=1)
+
+
+def _shares(result: SweepResult) -> np.ndarray:
+    """[settings]: share of the training that was done; below 1 if halving dropped the setting."""
+    return np.array([row.share for row in sorted(result.table(), key=lambda row: row.number)])
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else float("nan")
 
 
 def _seeds(result: SweepResult) -> str:

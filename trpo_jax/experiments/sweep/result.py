@@ -115,14 +115,15 @@ class SweepResult(NamedTuple):
         return jax.tree.map(lambda leaf: leaf[lane], self.parts[part].states)
 
     def best_seed(self, setting: int) -> int:
-        """The seed of a setting with the highest return."""
-        return self.seeds[int(np.argmax(self.returns[self._lanes(setting)]))]
+        """The seed of a setting with the highest return; one without a finite return comes last."""
+        return self.seeds[int(np.argmax(_ranked(self.returns[self._lanes(setting)])))]
 
     def table(self) -> list[Row]:
-        """One row per setting, the best first; those that were trained for longer come first."""
+        """One row per setting, the best first; those that were trained for longer come first, and
+        those without a finite return last among their equals."""
         return sorted(
             (self._row(index) for index in range(len(self.settings))),
-            key=lambda row: (row.share, row.mean),
+            key=lambda row: (row.share, float(_ranked(row.mean))),
             reverse=True,
         )
 
@@ -162,3 +163,8 @@ class SweepResult(NamedTuple):
             steps=updates * part.config.batch_size,
             share=updates / part.history.kl.shape[1],
         )
+
+
+def _ranked(returns: Any) -> np.ndarray:
+    """Returns as they compare: what is not a number is worse than everything."""
+    return np.nan_to_num(returns, nan=-np.inf, posinf=np.inf, neginf=-np.inf)

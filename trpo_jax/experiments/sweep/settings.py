@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from trpo_jax.config import HParams, TRPOConfig
@@ -17,13 +18,15 @@ _LOG_SCALE = ("max_kl", "cg_damping", "cg_tol", "entropy_coef", "value_learning_
 def grid(axes: Mapping[str, Sequence[Any]]) -> list[Setting]:
     """The product of values per field, the last field varying fastest."""
     for name, values in axes.items():
-        if (
-            isinstance(values, str)
-            or not isinstance(values, Sequence | np.ndarray)
-            or not len(values)
-        ):
+        is_array = isinstance(values, np.ndarray | jax.Array) and values.ndim == 1
+        is_list = isinstance(values, Sequence) and not isinstance(values, str)
+        if not (is_array or is_list) or not len(values):
             raise ValueError(f"{name}={values!r} must be a sequence of at least one value")
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    columns = [
+        values.tolist() if isinstance(values, np.ndarray | jax.Array) else values
+        for values in axes.values()
+    ]
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*columns)]
 
 
 def random_settings(
@@ -37,6 +40,8 @@ def random_settings(
             raise ValueError(
                 f"{name}={', '.join(map(str, bounds))} must be two bounds, the lower first"
             )
+        for bound in bounds:
+            HParams().replace(**{name: bound})
         low, high = bounds
         if name in _LOG_SCALE and low > 0:
             drawn = np.exp(rng.uniform(np.log(low), np.log(high), num))

@@ -14,7 +14,7 @@ from trpo_jax.experiments.checkpoints import from_host, to_host
 from trpo_jax.experiments.chunks import MAX_CHUNK, first_updates, make_advance, setting_lanes
 from trpo_jax.experiments.evaluation import evaluation_key, evaluation_program
 from trpo_jax.learner.monitoring import UpdateMetrics
-from trpo_jax.learner.sharding import shard_state
+from trpo_jax.learner.sharding import shard_state, state_shardings
 from trpo_jax.learner.trpo import Agent
 from trpo_jax.learner.types import TrainState
 
@@ -55,19 +55,23 @@ class Slices:
 
     def begin(self, seeds: Sequence[int]) -> Progress:
         """All lanes before their first update."""
-        states = jax.vmap(lambda seed: self._agent.init(jax.random.key(seed)))(jnp.asarray(seeds))
-        metrics = jax.eval_shape(self._update, states, self._hparams)[1]
+        everyone = np.arange(len(seeds))
+        metrics = jax.eval_shape(self._update, self._shapes(len(seeds)), self._hparams)[1]
         history = jax.tree.map(
             lambda leaf: np.zeros((leaf.shape[0], self._num_updates, *leaf.shape[1:]), leaf.dtype),
             metrics,
         )
-        writable = jax.tree.map(np.array, to_host(states))
-        return Progress(writable, history, np.zeros(len(seeds), np.int32))
+        init, like = jax.jit(jax.vmap(self._init)), to_host(self.like)
+        states = jax.tree.map(lambda leaf: np.zeros((len(seeds), *leaf.shape), leaf.dtype), like)
+        for lanes in in_slices(everyone, self.width(everyone)):
+            some = init(np.asarray(seeds, np.int32)[lanes])
+            jax.tree.map(_writer(lanes), states, to_host(some))
+        return Progress(states, history, np.zeros(len(seeds), np.int32))
 
-    def width(self, lanes: np.ndarray, progress: Progress) -> int:
+    def width(self, lanes: np.ndarray) -> int:
         """How many of these lanes train side by side."""
         if self._width is None:
-            self._width = self._widest(lanes, progress)
+            self._width = self._widest(lanes)
         return self._equal_parts(min(self._width, len(lanes)))
 
     def advance(self, progress: Progress, lanes: np.ndarray, until: int) -> None:
@@ -93,7 +97,7 @@ class Slices:
         program = evaluation_program(self._agent, num_episodes, lanes=True)
         everyone = np.arange(len(progress.updates_done))
         returns = np.zeros(len(everyone))
-        for lanes in in_slices(everyone, self.width(everyone, progress)):
+        for lanes in in_slices(everyone, self.width(everyone)):
             stats = program(self._states(progress, lanes), evaluation_key())
             returns[lanes] = np.asarray(stats.returns).mean(axis=1, dtype=np.float64)
         return returns
@@ -102,14 +106,31 @@ class Slices:
         states = from_host(_take(progress.states, lanes), self.like)
         return shard_state(states, self._mesh) if self._mesh else states
 
-    def _widest(self, lanes: np.ndarray, progress: Progress) -> int:
+    def _init(self, seed: jax.Array) -> TrainState:
+        return self._agent.init(jax.random.key(seed))
+
+    def _shapes(self, width: int) -> TrainState:
+        """Of the states of so many lanes."""
+        return jax.eval_shape(jax.vmap(self._init), jax.ShapeDtypeStruct((width,), np.int32))
+
+    def _placed(self, shapes: TrainState) -> TrainState:
+        """With their places on the devices."""
+        if self._mesh is None:
+            return shapes
+        return jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            shapes,
+            state_shardings(shapes, self._mesh),
+        )
+
+    def _widest(self, lanes: np.ndarray) -> int:
         """As many lanes as the device has memory for, by the compiler's own account.
 
         On a CPU no more than its caches have room for.
         """
         lanes = lanes[: _MOST_LANES.get(jax.devices()[0].platform)]
         lanes = _filled(lanes, self._equal_parts(len(lanes)))
-        states, hparams = self._states(progress, lanes), _take(self._hparams, lanes)
+        states, hparams = self._placed(self._shapes(len(lanes))), _take(self._hparams, lanes)
         needed = _bytes_of(self._advance.lower(states, hparams, jnp.int32(1)).compile())
         available = _available_memory(self._num_devices)
         share = min(1.0, available / needed) if needed else 1.0

@@ -59,7 +59,7 @@ def sweep(
     chosen = tuple(grid(settings) if isinstance(settings, Mapping) else settings)
     require_traced(chosen)
     fixed = static_settings(config, static)
-    require_possible(seeds, num_updates, total_steps, halving, max_parallel, mesh)
+    require_possible(seeds, num_updates, total_steps, halving, max_parallel, mesh, num_episodes)
     lanes = [(setting, seed) for setting in chosen for seed in seeds]
     stacked = HParams.stack([hparams.replace(**setting) for setting, _ in lanes])
     plan = _Plan(stacked, [seed for _, seed in lanes], len(seeds), halving)
@@ -98,7 +98,8 @@ class _Plan(NamedTuple):
 
     def boundaries(self, num_updates: int) -> list[int]:
         """The updates after which settings are dropped, and the last one."""
-        return [*(max(1, round(share * num_updates)) for share in self.halving), num_updates]
+        early = {max(1, round(share * num_updates)) for share in self.halving}
+        return [*sorted(number for number in early if number < num_updates), num_updates]
 
     def lane_updates(self, num_updates: int) -> int:
         """Updates of all lanes together."""
@@ -120,7 +121,7 @@ def _train(plan: _Plan, slices: Slices, num_updates: int, load: Any, save: Any) 
             active = _better_half(progress, previous, active, plan.num_seeds)
         previous = boundary
         left = active[progress.updates_done[active] < boundary]
-        for lanes in in_slices(left, slices.width(active, progress)):
+        for lanes in in_slices(left, slices.width(active)):
             slices.advance(progress, lanes, boundary)
             number += 1
             save(number, progress)
@@ -132,11 +133,19 @@ def _report_part(report: Callable[[int, int], None], before: int, total: int, do
 
 
 def _better_half(progress: Progress, done: int, lanes: np.ndarray, num_seeds: int) -> np.ndarray:
-    """The lanes of the better half of the settings, by mean return up to an update."""
+    """The lanes of the better half of the settings, by mean return up to an update.
+
+    Over the seeds that have ended an episode by then. A setting of which none has is kept: nothing
+    is known of it, and in many environments the longest episodes are the best.
+    """
     late = slice(max(0, done - max(1, round(_LATE * done))), done)
-    returns = np.nan_to_num(np.asarray(progress.history.episode_return)[lanes, late], nan=-np.inf)
-    by_setting = returns.mean(axis=1).reshape(-1, num_seeds).mean(axis=1)
-    kept = np.sort(np.argsort(-by_setting, kind="stable")[: -(-len(by_setting) // 2)])
+    returns = np.asarray(progress.history.episode_return)[lanes, late]
+    returns = returns.reshape(-1, num_seeds * returns.shape[1])
+    known = ~np.isnan(returns).all(axis=1)
+    by_setting = np.full(len(returns), np.inf)
+    by_setting[known] = np.nanmean(returns[known], axis=1)
+    number = max(-(-len(returns) // 2), int(np.sum(~known)))
+    kept = np.sort(np.argsort(-by_setting, kind="stable")[:number])
     return lanes.reshape(-1, num_seeds)[kept].ravel()
 
 
@@ -147,6 +156,7 @@ def require_possible(
     halving: Sequence[float],
     max_parallel: int | None,
     mesh: Mesh | None,
+    num_episodes: int,
 ) -> None:
     """Raise `ValueError` if a sweep cannot be carried out, whatever its settings."""
     if not len(seeds):
@@ -159,6 +169,7 @@ def require_possible(
             f"num_updates={num_updates} and total_steps={total_steps}: give one of the two"
         )
     counts = {"num_updates": num_updates, "total_steps": total_steps, "max_parallel": max_parallel}
+    counts["num_episodes"] = num_episodes
     for name, value in counts.items():
         if value is not None:
             require_whole_number(name, value)
