@@ -123,6 +123,14 @@ def timings(shape: Shape, rounds: int, wanted: slice) -> dict[str, dict[str, str
     return {str(shape): cells}
 
 
+def keep(store: Path, kind: str, found: dict) -> dict:
+    """Add to what is stored; read again, since another process may have added to it meanwhile."""
+    stored = json.loads(store.read_text()) if store.exists() else {"quality": {}, "time": {}}
+    stored[kind] |= found
+    store.write_text(json.dumps(stored, indent=1) + "\n")
+    return stored
+
+
 def write(out: Path, stored: dict) -> None:
     """The report from all rows so far."""
     shapes = list(stored["time"])
@@ -161,16 +169,15 @@ def main() -> None:
     arguments = parser.parse_args()
     store = arguments.out.with_suffix(".json")
     store.parent.mkdir(parents=True, exist_ok=True)
-    stored = json.loads(store.read_text()) if store.exists() else {"quality": {}, "time": {}}
     wanted = slice(*arguments.fits)
     if arguments.what == "time":
         for shape in (Shape(64, 3, 2, (8,)),) if arguments.quick else SHAPES[: arguments.shapes]:
-            stored["time"] |= timings(shape, 2 if arguments.quick else 12, wanted)
-            store.write_text(json.dumps(stored, indent=1) + "\n")
+            found = timings(shape, 2 if arguments.quick else 12, wanted)
+            stored = keep(store, "time", found)
     for name in (arguments.names or ENVIRONMENTS) if arguments.what == "quality" else ():
         steps = 1 if arguments.quick else ENVIRONMENTS[name]
-        stored["quality"] |= quality(name, arguments.num_seeds, steps, wanted)
-    store.write_text(json.dumps(stored, indent=1) + "\n")
+        found = quality(name, arguments.num_seeds, steps, wanted)
+        stored = keep(store, "quality", found)
     write(arguments.out, stored)
 
 

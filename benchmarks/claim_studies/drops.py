@@ -53,7 +53,8 @@ def smoothness(options: Options) -> Study:
             updates = _updates(methods, record["runs"])
             runs = training.curve(record["runs"])
             steps = np.diff(runs, axis=1)
-            down = np.maximum(-steps, 0).sum(axis=1) / np.abs(steps).sum(axis=1)
+            moved, fallen = np.abs(steps).sum(axis=1), np.maximum(-steps, 0).sum(axis=1)
+            down = fallen / np.where(moved > 0, moved, 1)
             drops = [np.sum((updates.loss > s) & updates.counted, axis=1) for s in (0.2, 0.5)]
             drops = [f"{over_seeds(count, np.mean)}" for count in drops]
             rows.append([env_id, METHODS[name].label, record["chosen"], *drops,
@@ -62,7 +63,8 @@ def smoothness(options: Options) -> Study:
         "C2",
         "C2: TRPO's learning curve is smooth, with far fewer sudden drops than VPG's",
         _HOW + " Every method with its tuned setting, ten seeds. Downward: the sum of all falls "
-        "as a share of the sum of all movements, 0 for a curve that only rises; interquartile mean",
+        "as a share of the sum of all movements, 0 for a curve that only rises or never moves; "
+        "interquartile mean",
         ("environment", "method", "setting", "drops > 20 % per run (mean)",
          "drops > 50 % per run (mean)", "downward share of movement"),
         rows,
