@@ -113,25 +113,36 @@ def count_collectives() -> dict:
 
 
 def same_run(env_id: str) -> dict:
-    """One device against all of them, update by update."""
+    """One device against all of them, and against itself with parameters moved by one rounding."""
     agent = trpo_jax.make_trpo(trpo_jax.make_env(env_id), trpo_jax.TRPOConfig(**SMALL))
-    worst, same_decisions = [], True
+    worst, moved, same_decisions = [], [], True
     for seed in range(3):
         alone = agent.init(jax.random.key(seed))
+        nudged = alone.replace(
+            policy_params=jax.tree.map(lambda x: x * (1 + 2.0**-23), alone.policy_params)
+        )
         together = trpo_jax.shard_state(alone, mesh_of_all())
         alone, history = agent.train(alone, num_updates=UPDATES)
+        nudged, _ = agent.train(nudged, num_updates=UPDATES)
         together, its_history = agent.train(together, num_updates=UPDATES)
-        flat = [ravel_pytree((s.policy_params, s.value_params))[0] for s in (alone, together)]
-        worst.append(float(np.linalg.norm(flat[0] - flat[1]) / np.linalg.norm(flat[0])))
+        worst.append(distance(alone, together))
+        moved.append(distance(alone, nudged))
         for name in ("accepted", "num_backtracks"):
             same_decisions &= bool(np.all(getattr(history, name) == getattr(its_history, name)))
     return {
         "env_id": env_id,
         "difference": max(worst),
+        "nudged": max(moved),
         "same_decisions": same_decisions,
         "updates": UPDATES,
         "config": SMALL,
     }
+
+
+def distance(one: trpo_jax.TrainState, other: trpo_jax.TrainState) -> float:
+    """‖θ₁ − θ₂‖ / ‖θ₁‖ of policy and critic together."""
+    flat = [ravel_pytree((s.policy_params, s.value_params))[0] for s in (one, other)]
+    return float(np.linalg.norm(flat[0] - flat[1]) / np.linalg.norm(flat[0]))
 
 
 def weak_scaling() -> dict:

@@ -22,12 +22,18 @@ def collectives_section(measurements: list[dict]) -> str:
 
 def same_run_section(measured: list[dict]) -> str:
     rows = [
-        (one["env_id"], f"{one['difference']:.1e}", "yes" if one["same_decisions"] else "no")
+        (
+            one["env_id"],
+            f"{one['difference']:.1e}",
+            f"{one['nudged']:.1e}",
+            "yes" if one["same_decisions"] else "no",
+        )
         for one in measured
     ]
     header = (
         "environment",
         "largest difference of the parameters",
+        "of one device from itself, policy moved by one rounding",
         "same decisions and backtracks",
     )
     return (
