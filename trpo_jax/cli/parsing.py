@@ -3,7 +3,7 @@
 import ast
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import tyro
@@ -27,6 +27,20 @@ def require_at_least(arguments: Any, name: str, smallest: int) -> None:
         raise ValueError(f"{name}={value} must be a whole number >= {smallest}")
 
 
+def require_once(argv: Sequence[str], names: Iterable[str]) -> None:
+    """Raise `ValueError` if an option that takes several values is given twice.
+
+    The last one would count, as for every option, and the others' values be lost in silence.
+    """
+    options = [word.partition("=")[0].replace("_", "-") for word in argv if word[:2] == "--"]
+    for name in names:
+        option = f"--{name.replace('_', '-')}"
+        if options.count(option) > 1:
+            raise ValueError(
+                f"{option} is given {options.count(option)} times; give it once, with all values"
+            )
+
+
 def parse(
     kind: type[Arguments],
     argv: list[str],
@@ -34,7 +48,6 @@ def parse(
     default: Arguments | Any = tyro.MISSING_NONPROP,
 ) -> Arguments:
     """Parse with tyro; a mistake becomes a `ValueError` of one line instead of a box."""
-    _require_no_repetition(argv)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -43,16 +56,6 @@ def parse(
         if stop.code in (0, None):
             raise
         raise ValueError(_one_line(errors.getvalue())) from None
-
-
-def _require_no_repetition(argv: Sequence[str]) -> None:
-    """tyro would take the last one, and drop the others' values in silence."""
-    options = [word.partition("=")[0] for word in argv if word.startswith("--")]
-    for option in options:
-        if options.count(option) > 1:
-            raise ValueError(
-                f"{option} is given {options.count(option)} times; give it once, with all values"
-            )
 
 
 def _one_line(box: str) -> str:

@@ -11,6 +11,7 @@ from trpo_jax.cli.parsing import (
     parse,
     preset_of,
     require_at_least,
+    require_once,
     static_values_of,
 )
 from trpo_jax.config import HParams
@@ -25,6 +26,7 @@ def sweep(argv: list[str]) -> int:
     preset = preset_of(argv)
     default = SweepArguments(config=preset.config, total_steps=preset.total_steps)
     arguments = parse(SweepArguments, argv, "trpo-jax sweep", default)
+    require_once(argv, (*vars(arguments.swept), "static", "halving"))
     from trpo_jax.experiments import files, run_directory, runner, specification
     from trpo_jax.experiments.devices import Devices
     from trpo_jax.experiments.sweep import on_disk
