@@ -195,7 +195,7 @@ def section(part: str, quick: bool) -> str:
         header = ("loop", "needed, mean", "most", *(f"done/needed, {size}" for size in GROUPS))
         return report.table(header, work(1 if quick else 64, 2 if quick else 20))
     if part == "solve":
-        counts = (2, 3) if quick else GROUPS
+        counts = (2,) if quick else GROUPS
         header = ("loop", *(f"ms per lane, {count} lanes (best)" for count in counts))
         return report.table(header, solve(counts, 1 if quick else 2))
     header = ("program", "ms per update and lane (median)", "of one run (median of pairs)")

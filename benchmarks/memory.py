@@ -59,7 +59,7 @@ def peaks(quick: bool) -> dict[str, dict]:
     results: dict[str, dict] = {}
     for name, hidden in {"small": (32, 32)}.items() if quick else POLICIES.items():
         results[name] = {}
-        for chunk in (None, 256, 64) if quick else CHUNKS:
+        for chunk in (None, 256) if quick else CHUNKS:
             config = config_of(hidden, 1024 if quick else BATCH, chunk)
             agent = trpo_jax.make_trpo(Idle(), config)
             state = jax.eval_shape(agent.init, jax.random.key(0))

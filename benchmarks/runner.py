@@ -39,10 +39,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--updates", type=int, default=200, help="updates that are timed")
+    parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
     parser.add_argument("--out", type=Path, default=report.RESULTS / "runner.md")
     parser.add_argument("names", nargs="*", default=["CartPole-v1", "Pendulum-v1", "reacher"])
     arguments = parser.parse_args()
-    costs = [cost(name, arguments.updates, arguments.repeats) for name in arguments.names]
+    warm_up = not arguments.quick
+    if arguments.quick:
+        arguments.updates, arguments.repeats, arguments.names = 5, 1, ["CartPole-v1"]
+    size = arguments.updates, arguments.repeats, warm_up
+    costs = [cost(name, *size) for name in arguments.names]
     report.write(
         arguments.out,
         "A run on disk",
@@ -59,7 +64,7 @@ def main() -> None:
     print(f"written: {arguments.out}")
 
 
-def cost(name: str, updates: int, repeats: int) -> list[str]:
+def cost(name: str, updates: int, repeats: int, warm_up: bool) -> list[str]:
     """One row: overhead of the runner and of its evaluations on a preset."""
     preset = trpo_jax.get_preset(name)
     spec = RunSpec(name, {}, preset.config, preset.hparams, seed=0, num_seeds=1)
@@ -76,7 +81,8 @@ def cost(name: str, updates: int, repeats: int) -> list[str]:
         long_run, short_run = seconds_of_run(spec, short + updates), seconds_of_run(spec, short)
         return (long_run - short_run) / updates
 
-    bare(), on_disk()
+    if warm_up:
+        bare(), on_disk()
     pairs = np.array([(bare(), on_disk()) for _ in range(repeats)])
     bare_time, disk_time = np.median(pairs, axis=0)
     overhead = np.median(pairs[:, 1] / pairs[:, 0]) - 1

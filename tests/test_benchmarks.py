@@ -24,7 +24,7 @@ MINIATURES = [
     "precision residuals --quick",
     "precision time --quick",
     "preconditioner --quick",
-    "runner CartPole-v1 --repeats 1 --updates 5",
+    "runner --quick",
     "speed --quick",
     "sweep --quick",
 ]

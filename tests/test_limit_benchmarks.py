@@ -104,7 +104,7 @@ def test_value_fit_in_miniature(tmp_path, monkeypatch):
 
     out = tmp_path / "value_fit.md"
     for what in (["time", "--fits", "0", "1"],
-                 ["quality", "CartPole-v1", "--num-seeds", "1", "--fits", "5", "6"]):  # fmt: skip
+                 ["quality", "CartPole-v1", "--num-seeds", "1", "--fits", "6", "7"]):  # fmt: skip
         command = ["value_fit.py", *what, "--quick", "--out", str(out)]
         monkeypatch.setattr(sys, "argv", command)
         value_fit.main()
