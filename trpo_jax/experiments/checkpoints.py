@@ -171,6 +171,13 @@ def from_host(stored: Any, like: Any) -> Any:
     return jax.tree.map(_with_key, stored, like)
 
 
+def with_keys(stored: Any, like: Any) -> Any:
+    """The same, but only random keys become arrays of JAX: the rest stays on the host."""
+    return jax.tree.map(
+        lambda leaf, kind: _with_key(leaf, kind) if _is_key(kind) else leaf, stored, like
+    )
+
+
 def _require_types_of_jax(stored: Any) -> None:
     """What JAX makes narrower, such as int64, would come back as something else than was stored."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(stored)[0]:

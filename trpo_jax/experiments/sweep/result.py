@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from trpo_jax.config import HParams, TRPOConfig
@@ -38,7 +39,7 @@ class Part(NamedTuple):
     hparams: HParams
     """Fields [L]."""
     states: TrainState
-    """Leaves [L, ...]."""
+    """Leaves [L, ...], on the host: all lanes together need not fit the device."""
     history: UpdateMetrics
     """Leaves [L, updates, ...]; what was not done is zero."""
 
@@ -112,7 +113,7 @@ class SweepResult(NamedTuple):
         if seed is None:
             seed = self.best_seed(setting)
         part, lane = self._place(setting, seed)
-        return jax.tree.map(lambda leaf: leaf[lane], self.parts[part].states)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf[lane]), self.parts[part].states)
 
     def best_seed(self, setting: int) -> int:
         """The seed of a setting with the highest return; one without a finite return comes last."""

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from trpo_jax.config import HParams, TRPOConfig, require_whole_number
 from trpo_jax.envs.base import Environment
 from trpo_jax.experiments import specification
-from trpo_jax.experiments.checkpoints import from_host
+from trpo_jax.experiments.checkpoints import with_keys
 from trpo_jax.experiments.sweep.result import Part, SweepResult
 from trpo_jax.experiments.sweep.settings import Setting, grid, require_traced, static_settings
 from trpo_jax.experiments.sweep.slices import Progress, Slices, in_slices
@@ -75,7 +75,7 @@ def sweep(
         progress = _train(plan, slices, length, partial(load, number), partial(save, number))
         returns.append(slices.evaluate(progress, num_episodes))
         updates_done.append(progress.updates_done)
-        states = from_host(progress.states, slices.like)
+        states = with_keys(progress.states, slices.like)
         parts.append(Part(configs[number], stacked, states, progress.history))
     return SweepResult(
         settings=tuple({**static, **setting} for static in fixed for setting in chosen),
