@@ -38,6 +38,7 @@ SWEEP = ["sweep", "CartPole-v1", "--max-kl", "0.01"]
         (["train", "CartPole-v1", "--max-kl", "0"], ["max_kl=0", "> 0"]),
         (["train", "CartPole-v1", "--max-kl", "-1"], ["max_kl=-1", "> 0"]),
         (["train", "CartPole-v1", "--max-kl", "nan"], ["max_kl=nan", "> 0"]),
+        (["train", "CartPole-v1", "--adapt-damping", "--cg-damping", "0"], ["cg_damping=0", "pos"]),
         (["train", "CartPole-v1", "--gamma", "1.5"], ["gamma=1.5", "[0, 1]"]),
         (["train", "CartPole-v1", "--total-steps", "0"], ["total_steps=0", ">= 1"]),
         (["train", "CartPole-v1", "--num-seeds", "0"], ["num_seeds=0", ">= 1"]),

@@ -17,6 +17,11 @@ from trpo_jax.learner.trpo import Agent, make_trpo
 
 def make_agent(spec: RunSpec | SweepSpec) -> Agent:
     """The agent that is trained; raises `ValueError` if environment or settings cannot work."""
+    if spec.config.adapt_damping and spec.hparams.cg_damping == 0:
+        raise ValueError(
+            f"cg_damping={spec.hparams.cg_damping} with adapt_damping=True: the damping is changed "
+            f"by factors and would stay zero; give it a positive value"
+        )
     return make_trpo(make_env(spec.env_id, **spec.env_kwargs), spec.config)
 
 
