@@ -144,7 +144,7 @@ def _means(result: SweepResult) -> np.ndarray:
 
 def _shares(result: SweepResult) -> np.ndarray:
     """[settings]: share of the training that was done; below 1 if halving dropped the setting."""
-    return np.array([row.share for row in sorted(result.table(), key=lambda row: row.number)])
+    return np.array([result.share(number) for number in range(len(result.settings))])
 
 
 def _mean(values: np.ndarray) -> float:

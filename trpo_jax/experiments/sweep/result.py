@@ -128,6 +128,11 @@ class SweepResult(NamedTuple):
             reverse=True,
         )
 
+    def share(self, setting: int) -> float:
+        """Of the training that was asked for: 1 unless successive halving dropped the setting."""
+        updates = int(self.updates_done[self._lanes(setting)].min())
+        return updates / self.part_of(setting).history.kl.shape[1]
+
     def varied(self) -> dict[str, list[Any]]:
         """The fields that have several values, and those, in order."""
         values: dict[str, list[Any]] = {}
@@ -162,7 +167,7 @@ class SweepResult(NamedTuple):
             high=high,
             updates=updates,
             steps=updates * part.config.batch_size,
-            share=updates / part.history.kl.shape[1],
+            share=self.share(index),
         )
 
 

@@ -168,8 +168,12 @@ def require_possible(
         raise ValueError(
             f"num_updates={num_updates} and total_steps={total_steps}: give one of the two"
         )
-    counts = {"num_updates": num_updates, "total_steps": total_steps, "max_parallel": max_parallel}
-    counts["num_episodes"] = num_episodes
+    counts = {
+        "num_updates": num_updates,
+        "total_steps": total_steps,
+        "max_parallel": max_parallel,
+        "num_episodes": num_episodes,
+    }
     for name, value in counts.items():
         if value is not None:
             require_whole_number(name, value)
