@@ -21,6 +21,7 @@ import trpo_jax
 from trpo_jax.learner.objective import make_objective
 from trpo_jax.learner.types import Batch
 from trpo_jax.solver import trees
+from trpo_jax.solver.objective import curvature_product, evaluation
 
 OBS, ACTIONS = 17, 6
 POLICIES = {"1 M": (1000, 1000), "10 M": (2240, 2240, 2240)}
@@ -106,8 +107,8 @@ def draw(results: dict[str, dict], path: Path) -> None:
 
 
 def times(quick: bool) -> list[list[str]]:
-    """The policy step whole and in chunks, interleaved; its distance from the whole one, and of
-    each from the same step in float64."""
+    """The policy step whole and in chunks, interleaved: its time; and how far gradient, curvature
+    product and step are from those of the whole batch, and from the same in float64."""
     rows = []
     cases = {"small": ((32, 32), 256)} if quick else {"1 M": (POLICIES["1 M"], 2048)}
     for name, (hidden, batch_size) in cases.items():
@@ -116,22 +117,29 @@ def times(quick: bool) -> list[list[str]]:
         batch = random_batch(agent.policy, params, batch_size)
         objective = make_objective(agent.policy, 0.0)
         chunks = (None, batch_size // 4, batch_size // 16)
-        programs = {
-            chunk: step_in(objective, config_of(hidden, batch_size, chunk))
-            .lower(params, batch)
-            .compile()
-            for chunk in chunks
+        configs = {chunk: config_of(hidden, batch_size, chunk) for chunk in chunks}
+        steps = {
+            chunk: jax.jit(step_in(objective, config)).lower(params, batch).compile()
+            for chunk, config in configs.items()
         }
         seconds: dict = {chunk: [] for chunk in chunks}
-        results = {}
         for _ in range(1 if quick else 5):
-            for chunk, program in programs.items():
+            for chunk, step in steps.items():
                 start = time.perf_counter()
-                results[chunk] = jax.block_until_ready(program(params, batch))
+                jax.block_until_ready(step(params, batch))
                 seconds[chunk].append(time.perf_counter() - start)
+        results = {
+            chunk: (
+                *jax.jit(parts_of(objective, configs[chunk]))(params, batch),
+                step(params, batch),
+            )
+            for chunk, step in steps.items()
+        }
         with jax.enable_x64(True):
-            exact = step_in(objective, config_of(hidden, batch_size, None))(
-                *trees.cast((params, batch), jnp.float64)
+            wide = trees.cast((params, batch), jnp.float64)
+            exact = (
+                *jax.jit(parts_of(objective, configs[None]))(*wide),
+                jax.jit(step_in(objective, configs[None]))(*wide),
             )
         for chunk in chunks:
             ratio = np.median(np.array(seconds[chunk]) / np.array(seconds[None]))
@@ -148,19 +156,27 @@ def gap(left: jax.Array, right: jax.Array) -> float:
     return float(np.linalg.norm(left - right) / np.linalg.norm(right))
 
 
+def parts_of(objective, config: trpo_jax.TRPOConfig):
+    """(params, batch) -> gradient g, curvature product H g: what is summed over micro-batches."""
+
+    def parts(params, batch):
+        with jax.default_matmul_precision("highest"):
+            gradient = jax.grad(lambda p: evaluation(objective, batch, config)(p)[0])(params)
+            product = curvature_product(objective, params, batch, config)(gradient)
+        return ravel_pytree(gradient)[0], ravel_pytree(product)[0]
+
+    return parts
+
+
 def step_in(objective, config: trpo_jax.TRPOConfig):
-    """(params, batch) -> first-order step, step: what one and ten iterations make of them."""
+    """(params, batch) -> what ten iterations of conjugate gradients and the line search make."""
     hparams = trpo_jax.HParams(cg_tol=0.0).as_arrays()
 
     def step(params, batch):
-        moves = []
-        for iterations in (1, config.cg_iterations):
-            chosen = config.replace(cg_iterations=iterations)
-            new, _ = trpo_jax.trust_region_step(objective, params, batch, hparams, chosen)
-            moves.append(ravel_pytree(new)[0] - ravel_pytree(params)[0])
-        return moves
+        new, _ = trpo_jax.trust_region_step(objective, params, batch, hparams, config)
+        return ravel_pytree(new)[0] - ravel_pytree(params)[0]
 
-    return jax.jit(step)
+    return step
 
 
 def random_batch(policy, params, size: int) -> Batch:
@@ -190,8 +206,8 @@ def main() -> None:
         text = f"{report.table(header, rows_of_peaks(results))}\n\n![peak](memory.png)"
     else:
         header = (
-            *("policy", "batch", "chunk", "time", "to the whole batch after 1 iteration"),
-            *("after 10", "to float64 after 1 iteration", "after 10"),
+            *("policy", "batch", "chunk", "time", "gradient, to that of the whole batch"),
+            *("H g", "step", "gradient, to that in float64", "H g", "step"),
         )
         text = report.table(header, times(arguments.quick))
     title = "Memory bounded by micro-batches"

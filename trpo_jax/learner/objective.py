@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from trpo_jax.learner.types import Batch
 from trpo_jax.policies.networks import Policy
-from trpo_jax.solver.trust_region import Objective
+from trpo_jax.solver.objective import Objective
 
 
 def make_objective(policy: Policy, entropy_coef: jax.Array | float) -> Objective:

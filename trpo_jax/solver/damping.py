@@ -4,13 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.solver.objective import Objective
 from trpo_jax.solver.trees import Tree
-from trpo_jax.solver.trust_region import (
-    Objective,
-    StepStatus,
-    TrustRegionInfo,
-    trust_region_step,
-)
+from trpo_jax.solver.trust_region import StepStatus, TrustRegionInfo, trust_region_step
 
 GOOD_RATIO, BAD_RATIO = 0.75, 0.25
 FACTOR = 1.5

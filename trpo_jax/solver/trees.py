@@ -1,12 +1,33 @@
 """Arithmetic on pytrees that optax does not have: exact dot products and tests for finiteness."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 Tree = Any
+
+_LARGE = 2**17
+
+
+def ravel(tree: Tree) -> tuple[jax.Array, Callable[[jax.Array], Tree]]:
+    """All leaves as one vector, and the way back; `jax.flatten_util.ravel_pytree` otherwise.
+
+    XLA on CPU concatenates a large vector element by element, in 40 ms for a million of them;
+    written slice by slice it takes 0.3 ms.
+    """
+    flat, unravel = ravel_pytree(tree)
+    if flat.size < _LARGE:
+        return flat, unravel
+    parts = [leaf.ravel().astype(flat.dtype) for leaf in jax.tree.leaves(tree)]
+    flat, start = jnp.zeros_like(flat), 0
+    for part in parts:
+        flat = jax.lax.dynamic_update_slice(flat, part, (start,))
+        start += part.size
+    return flat, unravel
 
 
 def dot(left: Tree, right: Tree) -> jax.Array:

@@ -1,42 +1,18 @@
 """One trust-region step: gradient, natural direction, step length, line search."""
 
 import enum
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.solver import trees
-from trpo_jax.solver.batches import batch_sum
 from trpo_jax.solver.conjugate_gradient import CGResult, cg_solve
-from trpo_jax.solver.curvature import MatVec, gauss_newton_product, linearized_hvp
 from trpo_jax.solver.line_search import LineSearchResult, line_search
+from trpo_jax.solver.objective import Objective, curvature_product, evaluation
 from trpo_jax.solver.precision import in_float64
 from trpo_jax.solver.trees import Tree
-
-
-class Objective(NamedTuple):
-    """What is maximised, and in which metric the step is short: functions of a batch of examples.
-
-    maximise  L(θ) = Σᵢ wᵢ gainᵢ(θ) / Σᵢ wᵢ   subject to   D(θ) = Σᵢ wᵢ divergenceᵢ(θ) / Σᵢ wᵢ ≤ δ.
-
-    At the parameters where a step begins, gain, divergence and ∇divergence must be zero. A batch
-    is a tree whose leaves have a leading axis B; `outputs` is any tree with that axis.
-    """
-
-    predict: Callable[[Tree, Tree], Tree]
-    """(params, batch) -> outputs z of the network."""
-    gain: Callable[[Tree, Tree], jax.Array]
-    """(outputs, batch) -> [B]."""
-    divergence: Callable[[Tree, Tree], jax.Array]
-    """(outputs, batch) -> [B], each >= 0."""
-    fisher_product: Callable[[Tree, Tree], Tree]
-    """(outputs, tangent) -> F(z) · tangent, example by example, shaped like `outputs`."""
-    weight: Callable[[Tree], jax.Array]
-    """batch -> [B], each >= 0; zero for examples that do not count (but must be finite)."""
 
 
 class StepStatus(enum.IntEnum):
@@ -105,11 +81,9 @@ def trust_region_step(
     `params`, `batch` or `hparams`, not through values that the objective closes over.
     Schulman et al. 2015, app. C; Kakade 2001.
     """
-    params, unravel = ravel_pytree(params)
-    objective = _on_flat_vectors(objective, unravel)
     with jax.default_matmul_precision("highest"):
-        evaluate = _evaluation(objective, batch, config)
-        gradient = jax.grad(lambda candidate: evaluate(candidate)[0])(params)
+        evaluate = evaluation(objective, batch, config)
+        gradient, _ = trees.ravel(jax.grad(lambda candidate: evaluate(candidate)[0])(params))
         solution = _natural_direction(objective, params, batch, gradient, hparams, config)
 
         curvature = trees.dot(solution.x, _minus(gradient, solution.residual))
@@ -120,19 +94,11 @@ def trust_region_step(
         blocked = _reason_not_to_step(gradient, curvature, full_step)
         full_step = trees.select(blocked == 0, full_step, jax.tree.map(jnp.zeros_like, full_step))
 
-        if config.line_search:
-            search = line_search(
-                evaluate,
-                params,
-                full_step,
-                max_kl=hparams.max_kl,
-                expected_improvement=predicted,
-                accept_ratio=hparams.accept_ratio,
-                backtrack_factor=hparams.backtrack_factor,
-                max_backtracks=config.max_backtracks,
-            )
-        else:
-            search = _full_step_untested(evaluate, params, full_step, blocked, config)
+        vector, unravel = trees.ravel(params)
+        search = _search(
+            lambda candidate: evaluate(unravel(candidate)),
+            vector, full_step, predicted, blocked, hparams, config,
+        )  # fmt: skip
 
     rejected = jnp.where(blocked == 0, StepStatus.LINE_SEARCH_FAILED, blocked)
     share = jnp.where(search.accepted, search.step_fraction, 1)
@@ -156,43 +122,19 @@ def trust_region_step(
     return unravel(search.params), info
 
 
-def _on_flat_vectors(objective: Objective, unravel: Callable[[jax.Array], Tree]) -> Objective:
-    """The same objective for parameters as one vector.
-
-    The solver's arithmetic is then a few large operations instead of many small ones.
-    """
-    return objective._replace(predict=lambda flat, batch: objective.predict(unravel(flat), batch))
-
-
-def _evaluation(objective: Objective, batch: Tree, config: TRPOConfig):
-    """candidate -> (L, D) on the batch: one forward pass for both."""
-    weight = objective.weight(batch)
-    total = jnp.sum(weight)
-
-    def evaluate(candidate: Tree) -> tuple[jax.Array, jax.Array]:
-        def sums(chunk, chunk_weight):
-            outputs = objective.predict(candidate, chunk)
-            gain = jnp.sum(chunk_weight * objective.gain(outputs, chunk))
-            return gain, jnp.sum(chunk_weight * objective.divergence(outputs, chunk))
-
-        gain, divergence = batch_sum(sums, batch, weight, config.curvature_chunk_size)
-        return gain / total, divergence / total
-
-    return evaluate
-
-
 def _natural_direction(
     objective: Objective,
     params: Tree,
     batch: Tree,
-    gradient: Tree,
+    gradient: jax.Array,
     hparams: HParams,
     config: TRPOConfig,
 ) -> CGResult:
     """x ≈ (H + λI)⁻¹ g, in the precision that the configuration asks for.
 
     "float64" means products and recurrences; "mixed" has products in float32 and the recurrences
-    and dot products of conjugate gradients in float64.
+    and dot products of conjugate gradients in float64. Conjugate gradients run on one vector: a
+    few large operations instead of many small ones.
     """
 
     def solve(params, batch, gradient, damping, tol) -> CGResult:
@@ -200,55 +142,18 @@ def _natural_direction(
             params, batch = trees.cast((params, batch), jnp.float64)
         if config.solver_dtype != "float32":
             gradient = gradient.astype(jnp.float64)
-        curvature_product = _curvature_product(objective, params, batch, config)
+        flat, unravel = trees.ravel(params)
+        product = curvature_product(objective, params, batch, config)
 
         def damped(vector: jax.Array) -> jax.Array:
-            product = curvature_product(vector.astype(params.dtype)).astype(vector.dtype)
-            return trees.add_scaled(product, damping, vector)
+            curved, _ = trees.ravel(product(unravel(vector.astype(flat.dtype))))
+            return trees.add_scaled(curved.astype(vector.dtype), damping, vector)
 
         return cg_solve(damped, gradient, max_iters=config.cg_iterations, tol=tol)
 
     if config.solver_dtype != "float32":
         solve = in_float64(solve)
     return solve(params, batch, gradient, hparams.cg_damping, hparams.cg_tol)
-
-
-def _curvature_product(
-    objective: Objective, params: Tree, batch: Tree, config: TRPOConfig
-) -> MatVec:
-    """v ↦ H v. Linearised once for the whole batch; with micro-batches, anew for each of them."""
-    weight = objective.weight(batch)
-    total = jnp.sum(weight)
-    chunk_size = config.curvature_chunk_size
-
-    def mean_divergence(candidate: Tree) -> jax.Array:
-        def sums(chunk, chunk_weight):
-            outputs = objective.predict(candidate, chunk)
-            return jnp.sum(chunk_weight * objective.divergence(outputs, chunk))
-
-        return batch_sum(sums, batch, weight, chunk_size) / total
-
-    if config.curvature == "hvp":
-        return linearized_hvp(mean_divergence, params)
-
-    def product_on(chunk: Tree, chunk_weight: jax.Array) -> MatVec:
-        def weighted_fisher_product(outputs: Tree, tangent: Tree) -> Tree:
-            product = objective.fisher_product(outputs, tangent)
-            share = chunk_weight / total
-            return jax.tree.map(lambda leaf: _along(leaf, share) * leaf, product)
-
-        return gauss_newton_product(
-            lambda candidate: objective.predict(candidate, chunk), weighted_fisher_product, params
-        )
-
-    if chunk_size is None:
-        return product_on(batch, weight)
-    return lambda vector: batch_sum(
-        lambda chunk, chunk_weight: product_on(chunk, chunk_weight)(vector),
-        batch,
-        weight,
-        chunk_size,
-    )
 
 
 def _reason_not_to_step(gradient: Tree, curvature: jax.Array, full_step: Tree) -> jax.Array:
@@ -258,6 +163,23 @@ def _reason_not_to_step(gradient: Tree, curvature: jax.Array, full_step: Tree) -
     reason = jnp.where(curvature > 0, 0, StepStatus.BAD_CURVATURE)
     reason = jnp.where(zero, StepStatus.ZERO_GRADIENT, reason)
     return jnp.where(finite, reason, StepStatus.NOT_FINITE)
+
+
+def _search(
+    evaluate, params, full_step, predicted, blocked, hparams: HParams, config: TRPOConfig
+) -> LineSearchResult:
+    if not config.line_search:
+        return _full_step_untested(evaluate, params, full_step, blocked, config)
+    return line_search(
+        evaluate,
+        params,
+        full_step,
+        max_kl=hparams.max_kl,
+        expected_improvement=predicted,
+        accept_ratio=hparams.accept_ratio,
+        backtrack_factor=hparams.backtrack_factor,
+        max_backtracks=config.max_backtracks,
+    )
 
 
 def _full_step_untested(evaluate, params, full_step, blocked, config) -> LineSearchResult:
@@ -278,8 +200,3 @@ def _full_step_untested(evaluate, params, full_step, blocked, config) -> LineSea
 
 def _minus(left: Tree, right: Tree) -> Tree:
     return jax.tree.map(jnp.subtract, left, right)
-
-
-def _along(leaf: jax.Array, per_example: jax.Array) -> jax.Array:
-    """[B] shaped so that it multiplies a leaf [B, …]."""
-    return per_example.reshape(per_example.shape + (1,) * (leaf.ndim - 1))
