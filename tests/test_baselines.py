@@ -142,11 +142,33 @@ def test_one_ppo_step_at_ratio_one_follows_the_policy_gradient(problem):
     np.testing.assert_allclose(oracle.flat(new) - oracle.start, expected, atol=2e-6)
 
 
-def test_ppo_uses_every_example_once_per_epoch_and_counts_its_steps(problem):
+def test_ppo_uses_every_example_once_per_epoch_in_another_order_each_time(problem):
     settings = baselines.PPOSettings(num_epochs=3, minibatch_size=12)
-    new, state, info = take(baselines.ppo(settings), problem)
+    minibatches = []
+
+    def predict(params, batch):
+        if batch.weight.shape[0] == 12:  # not the whole batch, of which info is made
+            jax.debug.callback(lambda obs: minibatches.append(obs), batch.obs, ordered=True)
+        return problem.objective.predict(params, batch)
+
+    watched = problem._replace(objective=problem.objective._replace(predict=predict))
+    _, state, _ = jax.block_until_ready(take(baselines.ppo(settings), watched))
+    jax.effects_barrier()
+    epochs = np.array(minibatches).reshape(3, 48, -1)
+    examples = np.unique(problem.batch.obs, axis=0)
+    assert examples.shape[0] == 48
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.unique(epoch, axis=0), examples)
+    assert not np.array_equal(epochs[0], epochs[1])
+    assert not np.array_equal(epochs[1], epochs[2])
     assert int(state.count) == 3 * 48 // 12
-    np.testing.assert_allclose(info.kl, Oracle(problem).kl(Oracle(problem).flat(new)), rtol=1e-2)
+
+
+def test_ppo_reports_the_kl_after_all_its_steps(problem):
+    settings = baselines.PPOSettings(num_epochs=3, minibatch_size=12)
+    new, _, info = take(baselines.ppo(settings), problem)
+    oracle = Oracle(problem)
+    np.testing.assert_allclose(info.kl, oracle.kl(oracle.flat(new)), rtol=1e-2)
 
 
 def test_ppo_on_whole_batches_does_not_depend_on_the_order_of_examples(problem):
