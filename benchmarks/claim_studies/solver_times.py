@@ -35,6 +35,7 @@ def line_search_and_cg(options: Options) -> Study:
         ("batch × observations, policy", "one evaluation, ms", "CG, ms", "one evaluation / CG",
          "eleven evaluations / CG"),
         rows,
+        lambda: _shares(rows),
     )  # fmt: skip
 
 
@@ -126,6 +127,21 @@ def _slope(rows: list, varied: int, base: Shape) -> float:
     own = _varied(rows, varied, base)
     sizes, times = [row[varied] for row in own], [float(row[3]) for row in own]
     return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
+
+
+def _shares(rows: list):
+    figure, (axis,) = panels(1, width=6.5)
+    labels = ("one evaluation, the rule", "eleven, the most")
+    for offset, column, label in zip((-0.2, 0.2), (3, 4), labels, strict=True):
+        heights = [float(row[column]) for row in rows]
+        bars = axis.barh(np.arange(len(rows)) + offset, heights, 0.38, label=label)
+        axis.bar_label(bars, [f"{height:.0%}" for height in heights], padding=3)
+    axis.set(yticks=range(len(rows)), yticklabels=[row[0] for row in rows])
+    axis.set(xlabel="time of the line search / time of ten CG iterations", xlim=(0, 1.1))
+    axis.axvline(1, color="black", linewidth=1)
+    axis.legend(fontsize="small")
+    axis.invert_yaxis()
+    return figure
 
 
 def _scaling(rows: list, base: Shape):
