@@ -1,4 +1,4 @@
-"""Ways to fit the critic, for `value_fit.py`: the library's and what could replace it.
+"""Ways to fit the critic, for `value_fit.py`: the library's two and what could replace them.
 
 Each minimises Σ w (V(obs) − target)² / Σ w over a batch and carries a state from fit to fit.
 """
@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.flatten_util import ravel_pytree
 
 from trpo_jax import cg_solve, gauss_newton_product
 from trpo_jax.learner.types import Batch
-from trpo_jax.learner.value import fit_value, init_value_optimizer
+from trpo_jax.learner.value import fit_value, fit_value_lbfgs, init_value_optimizer
 
 Apply = Callable[[Any, jax.Array], jax.Array]
 
@@ -57,27 +56,18 @@ def _loss(apply: Apply, batch: Batch, unravel: Callable):
 
 
 def lbfgs(iterations: int) -> Fit:
-    """L-BFGS with optax's zoom line search on the whole batch, from scratch each time.
-
-    Its memory of the curvature belongs to the old targets, so it is not carried on.
-    """
+    """The library's other one."""
 
     def run(key, apply, params, state, batch):
-        flat, unravel = ravel_pytree(params)
-        loss = _loss(apply, batch, unravel)
-        optimizer = optax.lbfgs()
-        value_and_gradient = optax.value_and_grad_from_state(loss)
-
-        def step(carry, _):
-            current, optimizer_state = carry
-            value, gradient = value_and_gradient(current, state=optimizer_state)
-            updates, optimizer_state = optimizer.update(
-                gradient, optimizer_state, current, value=value, grad=gradient, value_fn=loss
-            )
-            return (optax.apply_updates(current, updates), optimizer_state), None
-
-        (fitted, _), _ = jax.lax.scan(step, (flat, optimizer.init(flat)), length=iterations)
-        return unravel(jnp.where(jnp.all(jnp.isfinite(fitted)), fitted, flat)), state
+        params, _ = fit_value_lbfgs(
+            params,
+            apply=apply,
+            obs=batch.obs,
+            target=batch.value_target,
+            weight=batch.weight,
+            num_iterations=iterations,
+        )
+        return params, state
 
     return Fit(lambda params: (), run)
 
@@ -113,7 +103,7 @@ def levenberg_marquardt(steps: int, cg_iterations: int) -> Fit:
 
 
 def candidates(epochs: int, rate: float = 1e-3) -> dict[str, Fit]:
-    """The library's fit with these settings, and its rivals; larger steps where there are fewer."""
+    """Adam with these settings, and its rivals; larger steps where there are fewer."""
     return {
         "Adam, minibatch 128": adam(epochs, 128, rate),
         "Adam, half the epochs, rate × 1.4": adam(epochs // 2, 128, 1.4 * rate),

@@ -223,9 +223,12 @@ def main() -> None:
     arguments = parser.parse_args()
     rounds, size = (2, 64) if arguments.quick else (15, 2048)
     work = list(TINY if arguments.quick else SHAPES + ROLLOUTS)
+    wanted = range(len(work)) if arguments.rows is None else arguments.rows
+    if not set(wanted) <= set(range(len(work))):
+        parser.error(f"--rows {' '.join(map(str, wanted))}: there are 0 … {len(work) - 1}")
     store = arguments.out.with_suffix(".json")
     rows = json.loads(store.read_text()) if store.exists() else {}
-    for index in range(len(work)) if arguments.rows is None else arguments.rows:
+    for index in wanted:
         if isinstance(work[index], Shape):
             rows[str(index)] = step_rows(work[index], rounds, size)
         else:

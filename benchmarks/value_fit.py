@@ -10,7 +10,7 @@ import argparse
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fits
 import jax
@@ -26,13 +26,22 @@ import trpo_jax
 from trpo_jax.learner.batch import prepare_batch
 from trpo_jax.presets import Preset, get_preset
 
-# Steps of training: those in which most is learned, no more. A solved CartPole, for one, has
-# targets that are nearly constant, and nothing in them to explain.
+
+class Start(NamedTuple):
+    """What the study of an environment starts from: the preset as it was before, and how long."""
+
+    steps: int
+    """Of training: those in which most is learned, no more. A solved CartPole, for one, has targets
+    that are nearly constant, and nothing in them to explain."""
+    epochs: int = 10
+    rate: float = 1e-3
+
+
 ENVIRONMENTS = {
-    "CartPole-v1": 40_000,
-    "Acrobot-v1": 50_000,
-    "Pendulum-v1": 80_000,
-    "inverted_pendulum": 250_000,
+    "CartPole-v1": Start(40_000),
+    "Acrobot-v1": Start(50_000),
+    "Pendulum-v1": Start(80_000, epochs=20, rate=2e-3),
+    "inverted_pendulum": Start(250_000),
 }
 SHAPES = (
     Shape(2048, 4, 2, (64, 64), discrete=True),
@@ -85,15 +94,15 @@ def make_training(env, preset: Preset, fit: Fit, num_updates: int):
     return train
 
 
-def quality(name: str, num_seeds: int, steps: int, wanted: slice) -> dict[str, list[str]]:
+def quality(name: str, num_seeds: int, wanted: slice, quick: bool) -> dict[str, list[str]]:
     """A row for every fit: all seeds in one program."""
     keywords = {"backend": "spring"} if name == "inverted_pendulum" else {}
     env, preset = trpo_jax.make_env(name, **keywords), get_preset(name)
-    num_updates = max(2, steps // preset.config.batch_size)
+    start = ENVIRONMENTS[name]
+    num_updates = 2 if quick else start.steps // preset.config.batch_size
     keys = jax.random.split(jax.random.key(0), num_seeds)
     rows = {}
-    rivals = fits.candidates(preset.config.value_epochs, preset.hparams.value_learning_rate)
-    for label, fit in list(rivals.items())[wanted]:
+    for label, fit in list(fits.candidates(start.epochs, start.rate).items())[wanted]:
         train = jax.jit(jax.vmap(make_training(env, preset, fit, num_updates)))
         returns, ahead, own = (np.asarray(values) for values in train(keys))
         # The first tenth is the same noise for all; late in a training there is less to explain.
@@ -107,12 +116,12 @@ def quality(name: str, num_seeds: int, steps: int, wanted: slice) -> dict[str, l
     return rows
 
 
-def timings(shape: Shape, rounds: int, wanted: slice) -> dict[str, dict[str, str]]:
+def timings(shape: Shape, rounds: int) -> dict[str, dict[str, str]]:
     """Milliseconds of every fit on a synthetic batch, and relative to the library's."""
     problem = synthetic.make_problem(shape)
     key = jax.random.key(0)
     calls: dict[str, Any] = {}
-    for label, fit in list(fits.candidates(EPOCHS).items())[wanted]:
+    for label, fit in fits.candidates(EPOCHS).items():
         run = jax.jit(lambda p, s, b, fit=fit: fit.run(key, problem.critic.apply, p, s, b))
         state = fit.init(problem.value_params)
         calls[label] = partial(run, problem.value_params, state, problem.batch)
@@ -145,9 +154,12 @@ def write(out: Path, stored: dict) -> None:
         "## Quality",
         "Presets with another fit, early in their training; medians of the explained variance over "
         "seeds and the updates from a tenth to half of it; returns of training episodes, "
-        "stochastic policy, over all of it and at its end. Learning rate: the preset's, times "
-        "what the name says. Steps: "
-        + ", ".join(f"{name} {steps:,}" for name, steps in ENVIRONMENTS.items())
+        "stochastic policy, over all of it and at its end. Epochs and step size: those of the "
+        "list, times what the name says. "
+        + "; ".join(
+            f"{name}: {start.steps:,} steps, {start.epochs} epochs, {start.rate:g}"
+            for name, start in ENVIRONMENTS.items()
+        )
         + ".",
         report.table(QUALITY_HEADER, list(stored["quality"].values())),
         f"## Time, ms (relative), {EPOCHS} epochs",
@@ -160,23 +172,23 @@ def write(out: Path, stored: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("quality", "time"))
-    parser.add_argument("names", nargs="*", default=[])
+    parser.add_argument(
+        "names", nargs="*", metavar="ENV", help=f"quality: {', '.join(ENVIRONMENTS)}"
+    )
     parser.add_argument("--num-seeds", type=int, default=8)
-    parser.add_argument("--fits", type=int, nargs=2, default=(0, 11), help="the first, the end")
-    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="time: how many of them")
+    parser.add_argument("--fits", type=int, nargs=2, default=(0, 11), help="quality: first, end")
     parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
     parser.add_argument("--out", type=Path, default=report.RESULTS / "value_fit.md")
     arguments = parser.parse_args()
     store = arguments.out.with_suffix(".json")
     store.parent.mkdir(parents=True, exist_ok=True)
-    wanted = slice(*arguments.fits)
+    if unknown := set(arguments.names) - set(ENVIRONMENTS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; use {', '.join(ENVIRONMENTS)}")
     if arguments.what == "time":
-        for shape in (Shape(64, 3, 2, (8,)),) if arguments.quick else SHAPES[: arguments.shapes]:
-            found = timings(shape, 2 if arguments.quick else 12, wanted)
-            stored = keep(store, "time", found)
+        for shape in (Shape(64, 3, 2, (8,)),) if arguments.quick else SHAPES:
+            stored = keep(store, "time", timings(shape, 2 if arguments.quick else 12))
     for name in (arguments.names or ENVIRONMENTS) if arguments.what == "quality" else ():
-        steps = 1 if arguments.quick else ENVIRONMENTS[name]
-        found = quality(name, arguments.num_seeds, steps, wanted)
+        found = quality(name, arguments.num_seeds, slice(*arguments.fits), arguments.quick)
         stored = keep(store, "quality", found)
     write(arguments.out, stored)
 

@@ -92,6 +92,11 @@ def test_a_minibatch_must_divide_the_batch():
     assert "128" in message
 
 
+def test_lbfgs_takes_no_minibatches():
+    with pytest.raises(ValueError, match="value_minibatch_size=64 is for value_optimizer='adam'"):
+        TRPOConfig(value_optimizer="lbfgs", value_minibatch_size=64)
+
+
 @pytest.mark.parametrize(("envs", "steps"), [(8, 256), (7, 11), (1, 1), (13, 100)])
 def test_the_default_minibatch_divides_the_batch(envs, steps):
     config = TRPOConfig(num_envs=envs, num_steps=steps)

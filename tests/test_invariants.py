@@ -100,6 +100,8 @@ def test_hostile_hyperparameters(env_id):
         ("Pendulum-v1", {"num_envs": 1, "num_steps": 1, "normalize_rewards": True}),
         ("CartPole-v1", {"num_envs": 1, "max_backtracks": 0}),
         ("Pendulum-v1", {"num_steps": 1}),
+        ("Pendulum-v1", {"value_optimizer": "lbfgs", "normalize_rewards": True}),
+        ("CartPole-v1", {"value_optimizer": "lbfgs", "num_envs": 1, "num_steps": 1}),
     ],
 )
 def test_hostile_configurations(env_id, changes):

@@ -1,11 +1,11 @@
-"""`fit_value` against Adam by hand, on a linear critic."""
+"""`fit_value` against Adam by hand, L-BFGS against least squares, on a linear critic."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trpo_jax import fit_value
+from trpo_jax import fit_value, fit_value_lbfgs
 from trpo_jax.learner.value import init_value_optimizer
 
 BATCH, RATE = 32, 0.05
@@ -57,8 +57,8 @@ def adam_by_hand(steps, weight=WEIGHT):
     return theta
 
 
-def mse(theta, weight=WEIGHT):
-    errors = theta[0] + OBS @ theta[1:] - TARGET
+def mse(theta, weight=WEIGHT, target=TARGET):
+    errors = theta[0] + OBS @ theta[1:] - target
     return (weight * errors**2).sum() / weight.sum()
 
 
@@ -146,3 +146,43 @@ def test_zero_epochs_change_nothing():
 def test_minibatches_must_divide_the_batch():
     with pytest.raises(ValueError, match="minibatch_size=5 does not divide the batch 32"):
         _run(0, PARAMS, OBS, TARGET, WEIGHT, 1, 5)
+
+
+def lbfgs(params, target=TARGET, weight=WEIGHT, num_iterations=12):
+    data = {"obs": jnp.asarray(OBS), "target": jnp.asarray(target), "weight": jnp.asarray(weight)}
+    return fit_value_lbfgs(params, apply=apply, **data, num_iterations=num_iterations)
+
+
+@pytest.mark.parametrize("lanes", [False, True], ids=["one", "vmap"])
+def test_lbfgs_reaches_weighted_least_squares(lanes):
+    rng = np.random.default_rng(1)
+    noisy = (TARGET + rng.normal(size=BATCH)).astype(np.float32)
+    weight = rng.uniform(0.2, 2.0, BATCH).astype(np.float32)
+    root = np.sqrt(weight.astype(np.float64))
+    features = root[:, None] * np.concatenate([np.ones((BATCH, 1)), OBS], 1)
+    expected = np.linalg.lstsq(features, root * noisy, rcond=None)[0]
+
+    def run(params):
+        return lbfgs(params, noisy, weight)
+
+    if lanes:
+        pair = jax.tree.map(lambda leaf: jnp.stack([3 * leaf, leaf]), PARAMS)
+        params, info = jax.tree.map(lambda leaf: leaf[1], jax.jit(jax.vmap(run))(pair))
+    else:
+        params, info = jax.jit(run)(PARAMS)
+    np.testing.assert_allclose([params["b"], *params["w"]], expected, rtol=1e-4)
+    np.testing.assert_allclose(info.loss_before, mse(adam_by_hand(0), weight, noisy), rtol=1e-5)
+    np.testing.assert_allclose(info.loss_after, mse(expected, weight, noisy), rtol=1e-4)
+    assert info.accepted
+
+
+@pytest.mark.parametrize("spoil", ["target", "weight", "iterations"])
+def test_lbfgs_without_anything_to_fit_changes_nothing(spoil):
+    target, weight = TARGET.copy(), WEIGHT
+    target[5] = np.nan if spoil == "target" else target[5]
+    weight = 0 * weight if spoil == "weight" else weight
+    params, info = lbfgs(PARAMS, target, weight, 0 if spoil == "iterations" else 3)
+    assert bool(info.accepted) == (spoil == "iterations")
+    for after, before in zip(jax.tree.leaves(params), jax.tree.leaves(PARAMS), strict=True):
+        assert np.asarray(after).tobytes() == np.asarray(before).tobytes()
+    np.testing.assert_array_equal(info.loss_after, info.loss_before)

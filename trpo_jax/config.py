@@ -91,7 +91,12 @@ class TRPOConfig:
     line_search: bool = _setting(True, "backtrack until KL ≤ max_kl; without: natural gradient")
     max_backtracks: int = _setting(10, "times the step may be shrunk", *_at_least(0))
 
-    value_epochs: int = _setting(10, "passes of the value regression per update", *_at_least(0))
+    value_optimizer: Literal["adam", "lbfgs"] = _setting(
+        "adam", "of the value fit: Adam over minibatches, or L-BFGS on the whole batch"
+    )
+    value_epochs: int = _setting(
+        10, "passes of the value fit per update; iterations of L-BFGS", *_at_least(0)
+    )
     value_minibatch_size: int | None = _setting(
         None,
         "examples per step of the value fit; none takes the divisor of the batch nearest to 128, "
@@ -114,6 +119,11 @@ class TRPOConfig:
         for spec, hint in _fields_with_types(type(self)):
             _check_type(spec.name, getattr(self, spec.name), hint)
             _check_value(spec, getattr(self, spec.name))
+        if self.value_optimizer == "lbfgs" and self.value_minibatch_size is not None:
+            raise ValueError(
+                f"value_minibatch_size={self.value_minibatch_size} is for value_optimizer='adam'; "
+                "L-BFGS takes the whole batch: leave it out"
+            )
         if self.batch_size % self.minibatch_size:
             near = [
                 str(size) for size in sorted(_divisors(self.batch_size, self.minibatch_size)[:3])

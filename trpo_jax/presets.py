@@ -30,10 +30,11 @@ _PRESETS: dict[str, Preset] = {
     "CartPole-v1": Preset(
         TRPOConfig(value_epochs=5), HParams(value_learning_rate=3e-3), total_steps=100_000
     ),
+    # Far from the goal all returns are nearly alike: Adam takes long to fit their common offset.
     "Acrobot-v1": Preset(
-        TRPOConfig(num_envs=16, num_steps=128, value_epochs=5),
-        HParams(value_learning_rate=3e-3),
-        total_steps=200_000,
+        TRPOConfig(num_envs=16, num_steps=128, value_optimizer="lbfgs"),
+        HParams(),
+        total_steps=100_000,
     ),
     # Pendulum's rewards are dense and its episodes long: a short horizon learns fastest.
     "Pendulum-v1": Preset(

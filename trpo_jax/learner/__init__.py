@@ -10,7 +10,7 @@ from trpo_jax.learner.rollout import rollout
 from trpo_jax.learner.sharding import shard_state
 from trpo_jax.learner.trpo import Agent, make_trpo
 from trpo_jax.learner.types import Batch, TrainState, Trajectory
-from trpo_jax.learner.value import fit_value
+from trpo_jax.learner.value import fit_value, fit_value_lbfgs
 
 __all__ = [
     "Agent",
@@ -23,6 +23,7 @@ __all__ = [
     "Trajectory",
     "UpdateMetrics",
     "fit_value",
+    "fit_value_lbfgs",
     "gae",
     "make_objective",
     "make_trpo",

@@ -1,5 +1,7 @@
 """From a trajectory to the next state: the second half of an update."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -9,7 +11,7 @@ from trpo_jax.learner.monitoring import UpdateMetrics, record_episodes, update_m
 from trpo_jax.learner.normalization import RunningStatistics, update_statistics
 from trpo_jax.learner.policy_step import PolicyStep, guarded_step
 from trpo_jax.learner.types import TrainState, Trajectory
-from trpo_jax.learner.value import fit_value
+from trpo_jax.learner.value import ValueFitInfo, fit_value, fit_value_lbfgs
 from trpo_jax.policies.networks import Critic, Policy
 from trpo_jax.solver.batches import in_chunks
 
@@ -37,17 +39,8 @@ def learn(
     policy_params, step_state, info = guarded_step(
         step_key, state, prepared, hparams, policy=policy, config=config, step=step
     )
-    value_params, value_opt_state, fit = fit_value(
-        fit_key,
-        state.value_params,
-        state.value_opt_state,
-        apply=in_chunks(critic.apply, config.curvature_chunk_size),
-        obs=batch.obs,
-        target=batch.value_target,
-        weight=batch.weight * prepared.on_policy,
-        learning_rate=hparams.value_learning_rate,
-        num_epochs=config.value_epochs,
-        minibatch_size=config.minibatch_size,
+    value_params, value_opt_state, fit = _fit_critic(
+        fit_key, state, prepared, hparams, critic=critic, config=config
     )
     episodes = record_episodes(state.episodes, trajectory)
     metrics = update_metrics(
@@ -75,6 +68,39 @@ def learn(
         episodes=episodes.replace(discounted=prepared.discounted),
     )
     return new_state, metrics
+
+
+def _fit_critic(
+    key: jax.Array,
+    state: TrainState,
+    prepared: PreparedBatch,
+    hparams: HParams,
+    *,
+    critic: Critic,
+    config: TRPOConfig,
+) -> tuple[Any, Any, ValueFitInfo]:
+    """Parameters of V, state of its optimiser, and what happened."""
+    batch = prepared.batch
+    data: dict[str, Any] = {
+        "apply": in_chunks(critic.apply, config.curvature_chunk_size),
+        "obs": batch.obs,
+        "target": batch.value_target,
+        "weight": batch.weight * prepared.on_policy,
+    }
+    if config.value_optimizer == "lbfgs":
+        params, info = fit_value_lbfgs(
+            state.value_params, **data, num_iterations=config.value_epochs
+        )
+        return params, state.value_opt_state, info
+    return fit_value(
+        key,
+        state.value_params,
+        state.value_opt_state,
+        **data,
+        learning_rate=hparams.value_learning_rate,
+        num_epochs=config.value_epochs,
+        minibatch_size=config.minibatch_size,
+    )
 
 
 def _merged_statistics(

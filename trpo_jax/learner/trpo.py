@@ -153,12 +153,13 @@ def _init(key, env: Environment, config: TRPOConfig, policy, critic, step) -> Tr
     policy_params = policy.init(policy_key)
     value_params = critic.init(value_key)
     env_state, obs = reset_batch(env, reset_keys)
+    adam = config.value_optimizer == "adam"
     return TrainState(
         key=state_key,
         num_updates=jnp.zeros((), jnp.int32),
         policy_params=policy_params,
         value_params=value_params,
-        value_opt_state=init_value_optimizer(value_params),
+        value_opt_state=init_value_optimizer(value_params) if adam else (),
         policy_step_state=step.init(policy_params),
         obs_statistics=init_statistics(env.obs_shape),
         return_statistics=init_statistics(()),

@@ -38,7 +38,7 @@ class TrainState(struct.PyTreeNode):
     value_params: Any
     """Parameters of V."""
     value_opt_state: Any
-    """State of the critic's optimiser."""
+    """State of the critic's optimiser; () for L-BFGS."""
     policy_step_state: Any
     """What the policy step carries from update to update; () for TRPO with a fixed damping."""
     obs_statistics: RunningStatistics

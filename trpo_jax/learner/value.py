@@ -9,6 +9,8 @@ import optax
 
 from trpo_jax.solver import trees
 
+Apply = Callable[[Any, jax.Array], jax.Array]
+
 _OPTIMIZER = optax.scale_by_adam()
 
 
@@ -24,7 +26,7 @@ class ValueFitInfo(NamedTuple):
 
 
 def init_value_optimizer(params: Any) -> Any:
-    """State of the critic's optimiser."""
+    """State of Adam, which goes on from fit to fit; L-BFGS has none."""
     return _OPTIMIZER.init(params)
 
 
@@ -33,7 +35,7 @@ def fit_value(
     params: Any,
     opt_state: Any,
     *,
-    apply: Callable[[Any, jax.Array], jax.Array],
+    apply: Apply,
     obs: jax.Array,
     target: jax.Array,
     weight: jax.Array,
@@ -54,14 +56,9 @@ def fit_value(
 
     table = _pack(obs, target, weight)
 
-    def loss(candidate: Any, rows: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        row_obs, row_target, row_weight = rows
-        errors = row_weight * (apply(candidate, row_obs) - row_target) ** 2
-        return jnp.sum(errors) / jnp.maximum(jnp.sum(row_weight), 1e-8)
-
     def minibatch_step(carry: tuple[Any, Any], rows: jax.Array):
         current, optimizer = carry
-        gradient = jax.grad(loss)(current, _unpack(rows, obs.shape[1:]))
+        gradient = jax.grad(_loss)(current, apply, *_unpack(rows, obs.shape[1:]))
         direction, optimizer = _OPTIMIZER.update(gradient, optimizer)
         return (trees.add_scaled(current, -learning_rate, direction), optimizer), None
 
@@ -79,10 +76,59 @@ def fit_value(
     carry = (params, opt_state, table[first_order])
     (fitted, optimizer, _), _ = jax.lax.scan(epoch, carry, length=num_epochs)
 
-    before, after = loss(params, (obs, target, weight)), loss(fitted, (obs, target, weight))
+    before, after = (_loss(each, apply, obs, target, weight) for each in (params, fitted))
     accepted = trees.all_finite((fitted, optimizer, after)) & (jnp.sum(weight) > 0)
     info = ValueFitInfo(before, jnp.where(accepted, after, before), accepted)
     return *trees.select(accepted, (fitted, optimizer), (params, opt_state)), info
+
+
+def fit_value_lbfgs(
+    params: Any,
+    *,
+    apply: Apply,
+    obs: jax.Array,
+    target: jax.Array,
+    weight: jax.Array,
+    num_iterations: int,
+) -> tuple[Any, ValueFitInfo]:
+    """Minimise Σ w (V(obs) − target)² / Σ w by L-BFGS on the whole batch.
+
+    Arguments as those of `fit_value`. Every fit begins without a memory of curvature: that of the
+    last one belongs to other targets. Step lengths satisfy the strong Wolfe conditions. If the
+    outcome is not finite or its loss is higher, or nothing has weight, the parameters stay.
+    Returns (params, `ValueFitInfo`). Liu & Nocedal 1989; the authors of TRPO fitted theirs so.
+    """
+    flat, unravel = trees.ravel(params)
+    optimizer = optax.lbfgs()
+
+    def loss(candidate: jax.Array) -> jax.Array:
+        return _loss(unravel(candidate), apply, obs, target, weight)
+
+    value_and_gradient = optax.value_and_grad_from_state(loss)
+
+    def iterate(carry: tuple[jax.Array, Any], _):
+        current, memory = carry
+        value, gradient = value_and_gradient(current, state=memory)
+        step, memory = optimizer.update(
+            gradient, memory, current, value=value, grad=gradient, value_fn=loss
+        )
+        return (optax.apply_updates(current, step), memory), None
+
+    start = flat, optimizer.init(flat)
+    (fitted, _), _ = jax.lax.scan(iterate, start, length=num_iterations)
+
+    before, after = loss(flat), loss(fitted)
+    accepted = trees.all_finite(fitted) & (after <= before) & (jnp.sum(weight) > 0)
+    info = ValueFitInfo(before, jnp.where(accepted, after, before), accepted)
+    return trees.select(accepted, unravel(fitted), params), info
+
+
+def _loss(
+    params: Any, apply: Apply, obs: jax.Array, target: jax.Array, weight: jax.Array
+) -> jax.Array:
+    """Σ w (V(obs) − target)² / Σ w."""
+    errors = weight * (apply(params, obs) - target) ** 2
+    return jnp.sum(errors) / jnp.maximum(jnp.sum(weight), 1e-8)
 
 
 def _pack(obs: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:

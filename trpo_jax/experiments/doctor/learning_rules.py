@@ -60,7 +60,6 @@ def untrained_critic(case: Case) -> Finding | None:
     explained = case.median(case["explained_variance"])
     if not (ratio > SLOW_FIT and explained < POOR_CRITIC):
         return None
-    rate = float(np.min(case.hparams.value_learning_rate))
     return Finding(
         "untrained_critic", "M3", "severe" if ratio > IDLE_FIT else "warning",
         "the value function " + ("does not learn" if ratio > IDLE_FIT else "learns slowly"),
@@ -69,7 +68,7 @@ def untrained_critic(case: Case) -> Finding | None:
         (),
         ("the learning rate is too small, or so large that the fit goes nowhere",
          "too few epochs", "returns of a scale that the network does not reach"),
-        (f"--value-learning-rate (now {rate:g}, default 0.001)",
+        (*_other_fits(case, "--value-learning-rate (now {:g}, default 0.001)", 1),
          f"--value-epochs (now {case.config.value_epochs}, default 10)", "--normalize-rewards"),
     )  # fmt: skip
 
@@ -85,9 +84,16 @@ def failed_value_fit(case: Case) -> Finding | None:
         f"its loss rose, or was not finite, in {failed.mean():.0%} of the updates",
         case.updates(failed),
         ("the learning rate is too large", "returns of a large scale"),
-        (f"--value-learning-rate {float(np.min(case.hparams.value_learning_rate)) / 3:.2g}",
-         "--normalize-rewards"),
+        (*_other_fits(case, "--value-learning-rate {:.2g}", 1 / 3), "--normalize-rewards"),
     )  # fmt: skip
+
+
+def _other_fits(case: Case, step_size: str, share: float) -> tuple[str, ...]:
+    """What else to fit with than Adam as it is; L-BFGS has no step size to change."""
+    if case.config.value_optimizer == "lbfgs":
+        return ()
+    rate = share * float(np.min(case.hparams.value_learning_rate))
+    return step_size.format(rate), "--value-optimizer lbfgs"
 
 
 def biased_advantages(case: Case) -> Finding | None:
