@@ -1,8 +1,10 @@
 """benchmarks/compare_peers.py: a miniature with trpo_jax as its only peer; its own arithmetic."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,103 @@ from scipy import stats
 
 ROOT = Path(__file__).parent.parent
 PEERS = ROOT / "benchmarks" / "peers"
+
+
+@pytest.fixture
+def compare(monkeypatch, tmp_path):
+    """The command line, asking stand-ins that answer at once; returns the JSON and the tables."""
+    monkeypatch.syspath_prepend(str(PEERS))
+    monkeypatch.syspath_prepend(str(PEERS.parent))
+    import client
+    import compare_peers
+    import given
+
+    class StandIn(client.Peer):
+        pid = os.getpid()
+
+        def __init__(self, name, python):
+            self.name, self.python, self.started = name, python, time.perf_counter() - 3.0
+            self.description = {"versions": {"package": "1.0"}}
+            self.asked = []
+
+        def ask(self, do, **arguments):
+            self.asked.append(do)
+            if do == "load_batch":
+                self.batch = given.load(arguments["path"])
+            if do == "save_update":
+                given.save(arguments["path"], {"policy_b0": self.batch["policy_b0"] + 1e-3})
+            answer = {"seconds": 0.125, "cpu_seconds": 0.25, "returns": [500.0]}
+            return {**answer, "outcomes": [[1.0]], "max_episode_steps": 7}
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(client, "Peer", StandIn)
+    monkeypatch.setattr(client, "python_of", lambda *_: Path("python"))
+
+    def run(words):
+        command = [*words.split(), "--quick", "--seconds", "0", "--out", str(tmp_path / "peers.md")]
+        monkeypatch.setattr(sys, "argv", ["compare_peers.py", *command])
+        compare_peers.main(command)
+        texts = [(tmp_path / f"peers.{kind}").read_text() for kind in ("json", "md")]
+        return json.loads(texts[0]), texts[1]
+
+    run.StandIn = StandIn
+    return run
+
+
+@pytest.mark.parametrize("words", [
+    "update --peers sb3@1", "dynamics --peers sb3@1", "speed start --peers tianshou rejax",
+    "learning --peers rejax", "start --environments Pendulum-v1 CartPole-v1",
+])  # fmt: skip
+def test_any_selection_of_peers(words, compare):
+    found, text = compare(words)
+    assert found.keys() == {*words.partition(" --")[0].split()}
+    assert "- command: `python compare_peers.py" in text
+
+
+@pytest.mark.parametrize(
+    "words", ["update --shapes 7", "update --peers rejax", "speed --peers somebody"]
+)
+def test_what_cannot_be_compared_is_the_callers_mistake(words, compare, capsys):
+    with pytest.raises(SystemExit) as error:
+        compare(words)
+    assert error.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_studies_of_different_environments_in_one_file(compare):
+    """Nothing is said about a goal of which only one half was measured."""
+    compare("learning --environments CartPole-v1")
+    _, text = compare("speed start --environments Pendulum-v1")
+    assert "CartPole solved" not in text
+    _, text = compare("speed start --environments CartPole-v1")
+    assert "| CartPole solved: sb3-contrib TRPO takes ≥ 30 times ours, from a cold start |" in text
+
+
+def test_rows_of_several_runs_have_a_stamp_each(compare):
+    compare("learning --seeds 0 --peers trpo_jax rejax")
+    found, text = compare("learning --seeds 1 --peers trpo_jax")
+    (study,) = found["learning"].values()
+    assert [*study["curves"]["trpo_jax"]] == ["0", "1"]
+    assert "Rows CartPole-v1, trpo_jax, seed 0; CartPole-v1, rejax PPO, seed 0:" in text
+    assert "Rows CartPole-v1, trpo_jax, seed 1:" in text
+    assert text.count("- command:") == 2
+    _, text = compare("learning --seeds 0 1 --peers trpo_jax rejax")
+    assert text.count("- command:") == 1
+    assert "Rows" not in text
+
+
+def test_short_calls_are_repeated_within_a_timing(compare):
+    """Ticks of the kernel's clock must be few per cent of a timing, and rounds at least three."""
+    from turns import Pace, interleave
+
+    peer = compare.StandIn("trpo_jax", "python")
+    timing = peer.time("updates", patience=0.0, at_least=0.5)
+    assert len(peer.asked) == 4
+    assert timing[:2] == (0.125, 0.25)
+    (summary,) = interleave({"one": lambda: timing}, Pace(budget=0.0)).values()
+    assert summary["of"] == 3
 
 
 @pytest.fixture
@@ -43,6 +142,30 @@ def test_a_miniature_of_the_comparison(tmp_path):
     assert len(curve) == 2
     assert (tmp_path / "peers.png").stat().st_size > 0
     assert "| CartPole-v1 | trpo_jax |" in (tmp_path / "peers.md").read_text()
+
+
+@pytest.mark.parametrize("words", ["start dynamics", "brax"])
+def test_a_miniature_of_the_other_studies(words, tmp_path):
+    command = [sys.executable, "benchmarks/compare_peers.py", *words.split(), "--quick"]
+    options = ["--peers", "trpo_jax", "--seconds", "0", "--out", str(tmp_path / "peers.md")]
+    done = subprocess.run(
+        [*command, *options], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+    found = json.loads((tmp_path / "peers.json").read_text())
+    entries = {study: next(iter(found[study].values()))["peers"] for study in words.split()}
+    for study, peers in entries.items():
+        entry = peers["trpo_jax"]
+        if study == "dynamics":
+            assert entry["difference"] == 0
+            assert entry["max_episode_steps"] == 500
+        elif study == "start":
+            assert entry["seconds"] > 0.2, "imports and compilation"
+            assert entry["cpu_seconds"] > 0.2
+        else:
+            assert entry["seconds_per_update"] > 0
+            assert entry["compile_seconds"] > entry["seconds_per_update"]
 
 
 def test_the_judge_of_the_updates_agrees_with_scipy(given):

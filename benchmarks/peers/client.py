@@ -2,13 +2,14 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from stillness import Timing, Usage, others_share, process_seconds, wait_until_still
+from stillness import Timing, Usage, others_share, wait_until_still
 
 HERE = Path(__file__).parent
 DEFAULT_VENVS = Path.home() / ".cache" / "trpo_jax" / "peers"
@@ -22,28 +23,30 @@ TITLES = {
 """How each peer is called in tables; trpo_jax runs in the driver's own environment."""
 
 
+_ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+"""A cache on disk would hide from a cold start what has to be compiled."""
+
+
 class PeerFailed(RuntimeError):
     """A peer answered with an error, or ended."""
 
 
 class Peer:
-    """A peer's process. Closed on exit from `with`."""
+    """A peer's process, until it is closed."""
 
-    def __init__(self, name: str, python: Path | str):
-        self.name = name
+    def __init__(self, name: str, python: Path):
+        self.name, self.python = name, python
         program, _, threads = name.partition("@")
-        self._start = time.perf_counter()
+        self.started = time.perf_counter()
         self._process = subprocess.Popen(
             [str(python), str(HERE / f"worker_{program}.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if not os.environ.get("PEERS_VERBOSE") else None,
             text=True,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "PEER_THREADS": threads},
+            env={**os.environ, **_ENVIRONMENT, "PEER_THREADS": threads},
         )
         self.description = self.ask("describe")
-        self.start_seconds = time.perf_counter() - self._start
-        self.start_cpu_seconds = process_seconds(self._process.pid)
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Send a request and wait for its reply. Raises `PeerFailed` with the peer's own error."""
@@ -67,14 +70,25 @@ class Peer:
         """Of its process."""
         return self._process.pid
 
-    def time(self, do: str, *, patience: float, **arguments: Any) -> Timing:
-        """Ask for something whose reply holds "seconds"; wait a while for a still machine first."""
+    def time(self, do: str, *, patience: float, at_least: float, **arguments: Any) -> Timing:
+        """Ask for something whose reply holds "seconds", until `at_least` so many have passed.
+
+        Per call, the mean. Waits a while for a still machine first.
+        """
         wait_until_still(self.pid, patience=patience)
         before = Usage.now(self.pid)
-        reply = self.ask(do, **arguments)
-        return Timing(
-            reply["seconds"], reply["cpu_seconds"], others_share(before, Usage.now(self.pid))
+        replies = [self.ask(do, **arguments)]
+        while sum(reply["seconds"] for reply in replies) < at_least:
+            replies.append(self.ask(do, **arguments))
+        others = others_share(before, Usage.now(self.pid))
+        seconds, cpu = (
+            statistics.mean(reply[kind] for reply in replies) for kind in ("seconds", "cpu_seconds")
         )
+        return Timing(seconds, cpu, others)
+
+    def another(self) -> "Peer":
+        """A new process of the same peer."""
+        return type(self)(self.name, self.python)
 
     def close(self) -> None:
         """End the process and wait for it."""

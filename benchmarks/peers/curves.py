@@ -36,11 +36,20 @@ the mean of 32 episodes has a standard error of 15."""
 
 
 def learning(
-    peers: list[Peer], settings: Settings, goal: Goal, seeds: list[int], num_episodes: int
+    peers: list[Peer],
+    settings: Settings,
+    goal: Goal,
+    seeds: list[int],
+    num_episodes: int,
+    stamp: dict[str, Any],
 ) -> dict[str, Any]:
-    """Mean return of deterministic evaluations, [evaluations], per peer and seed."""
+    """Mean return of deterministic evaluations, [evaluations], per peer and seed.
+
+    Each keeps the `stamp` of its run, since later runs may add peers and seeds.
+    """
     run = {"run": settings.env_id, "num_updates": goal.every}
-    curves: dict[str, dict[str, list[float]]] = {}
+    curves: dict[str, dict[str, list[float]]] = {peer.name: {} for peer in peers}
+    runs: dict[str, dict[str, Any]] = {peer.name: {} for peer in peers}
     for seed in seeds:
         asked = {"run": settings.env_id, "num_episodes": num_episodes, "seed": seed}
         for peer in peers:
@@ -49,7 +58,8 @@ def learning(
             for _ in range(goal.num_updates // goal.every):
                 peer.ask("updates", **run)
                 curve.append(float(np.mean(peer.ask("evaluate", **asked)["returns"])))
-            curves.setdefault(peer.name, {})[str(seed)] = curve
+            curves[peer.name][str(seed)] = curve
+            runs[peer.name][str(seed)] = {**stamp, "peers": {peer.name: peer.description}}
             print(
                 f"{settings.env_id}, seed {seed}: {peer.name} ends at {curve[-1]:.1f}", flush=True
             )
@@ -57,13 +67,16 @@ def learning(
         "settings": settings.as_json(),
         "goal": goal._asdict(),
         "num_episodes": num_episodes,
-        "descriptions": {peer.name: peer.description for peer in peers},
         "curves": curves,
+        "runs": runs,
     }
 
 
 def dynamics(peers: list[Peer], num_states: int = 200) -> dict[str, Any]:
-    """The largest difference of what one step does, over random states: peer against trpo_jax."""
+    """The largest difference of what one step does, over random states: peer against trpo_jax.
+
+    trpo_jax must be among the peers.
+    """
     rng = np.random.default_rng(0)
     results: dict[str, Any] = {}
     for env_id in ENVIRONMENTS:

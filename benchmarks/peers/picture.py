@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from client import TITLES
-from goals import basis, best
+from goals import basis, best, entries
 
 _COLOURS = {"trpo_jax": "C3", "sb3": "C0", "tianshou": "C2", "rejax": "C1"}
 
@@ -22,7 +22,7 @@ def draw(path: Path, results: dict[str, Any]) -> None:
     )
     for column, (env_id, study) in enumerate(studies.items()):
         above, below = axes[:, column]
-        speeds = results.get("speed", {}).get(env_id, {}).get("peers", {})
+        speeds = entries(results, "speed", env_id)
         kind = basis(*speeds.values())
         for name, curves in study["curves"].items():
             base = name.partition("@")[0]

@@ -79,12 +79,3 @@ def timed(call: Callable[[], Any]) -> dict[str, float]:
         "seconds": time.perf_counter() - start,
         "cpu_seconds": time.process_time() - cpu_start,
     }
-
-
-def compiling(call: Callable[[], Any]) -> dict[str, float]:
-    """How much more the first call takes than the second."""
-    first, second = timed(call), timed(call)
-    return {f"compile_{kind}": max(0.0, first[kind] - second[kind]) for kind in first}
-
-
-NOTHING_COMPILED = {"compile_seconds": 0.0, "compile_cpu_seconds": 0.0}

@@ -1,18 +1,21 @@
 """What is measured, and how: each study asks every peer in turn and returns plain JSON."""
 
+import contextlib
+import functools
 import itertools
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import given
 import numpy as np
-from client import Peer, Pool
+from client import Peer
 from protocol import Settings
-from stillness import STILL, Timing, Usage, others_share
+from stillness import Timing, Usage, others_share, process_seconds, wait_until_still
+from turns import Pace, interleave
 
 ENVIRONMENTS = {
     "CartPole-v1": Settings("CartPole-v1"),
@@ -24,54 +27,6 @@ BRAX = {
     name: Settings(f"brax/{name}", {"backend": "spring"}, num_envs=32, num_steps=64)
     for name in ("inverted_pendulum", "hopper")
 }
-
-
-class Pace(NamedTuple):
-    """How long is measured, and when that may begin."""
-
-    budget: float
-    """Seconds of timing, all rounds together."""
-    gate: Path | None = None
-    """A file to wait for once everything is prepared, so that a shared machine need be still only
-    while something is timed."""
-
-    def wait(self) -> None:
-        """Until the gate is there."""
-        while self.gate is not None and not self.gate.exists():
-            time.sleep(0.2)
-
-
-def interleave(
-    calls: dict[Any, Callable[[], Timing]], pace: Pace, fewest: int = 3
-) -> dict[Any, dict[str, Any]]:
-    """Time the calls one after the other, round after round, until the budget is spent.
-
-    Reported is the median wall time of those timings during which the machine was still, or, where
-    they are fewer than `fewest`, of the `fewest` least disturbed ones; and the median CPU time of
-    all, which depends little on what else is running.
-    """
-    timings: dict[Any, list[Timing]] = {name: [] for name in calls}
-    pace.wait()
-    end = time.perf_counter() + pace.budget
-    while time.perf_counter() < end or not all(timings.values()):
-        for name, call in calls.items():
-            timings[name].append(call())
-            if time.perf_counter() > end and all(timings.values()):
-                break
-    return {name: _summary(values, fewest) for name, values in timings.items()}
-
-
-def _summary(values: list[Timing], fewest: int) -> dict[str, Any]:
-    ranked = sorted(values, key=lambda timing: timing.others)
-    still = [timing for timing in ranked if timing.others <= STILL]
-    used = still if len(still) >= fewest else ranked[:fewest]
-    return {
-        "seconds": statistics.median(timing.seconds for timing in used),
-        "cpu_seconds": statistics.median(timing.cpu for timing in values),
-        "others": max(timing.others for timing in used),
-        "used": len(used),
-        "of": len(values),
-    }
 
 
 def speed(
@@ -89,7 +44,7 @@ def speed(
         count = updates["torch" if _is_torch(peer) else "jax"]
         run = {"run": chosen.env_id, "num_updates": count}
         peer.ask("prepare", **run, settings=chosen.as_json(), seed=0)
-        peer.ask("updates", **run)
+        peer.ask("updates", **run)  # compiles
         entry = {**peer.description, "updates": count}
         results[chosen.env_id]["peers"][peer.name] = entry
         calls[chosen.env_id, peer.name] = _timer(peer, "updates", pace, **run)
@@ -101,24 +56,40 @@ def speed(
     return results
 
 
-def cold_start(names: list[str], venvs: Path, settings: Settings, pace: Pace) -> dict[str, Any]:
-    """Seconds from the process's start to the end of its imports, and of compilation."""
-    results = {}
-    pace.wait()
-    for name in names:
-        before = Usage.now()
-        with Pool(venvs) as pool:
-            for peer in pool.get([name]):
-                request = {"settings": settings.as_json(), "seed": 0, "num_updates": 2}
-                reply = peer.ask("prepare", run="cold", **request)
-                results[name] = {
-                    **peer.description,
-                    "start_seconds": peer.start_seconds,
-                    "start_cpu_seconds": peer.start_cpu_seconds,
-                    **reply,
-                    "others": others_share(before, Usage.now(peer.pid)),
-                }
-    return {"settings": settings.as_json(), "peers": results}
+def cold_start(peers: list[Peer], settings: list[Settings], pace: Pace) -> dict[str, Any]:
+    """Per environment and peer: seconds from the start of a process until it is up to speed.
+
+    That is the end of its first training, less what a second one takes: imports, environment,
+    networks and compilation all count. Of `peers`, which stay idle, new processes are started.
+    """
+    calls = {
+        (chosen.env_id, peer.name): functools.partial(_start_and_train, peer, chosen, pace)
+        for peer, chosen in itertools.product(peers, settings)
+    }
+    summaries = interleave(calls, pace)
+    return {
+        chosen.env_id: {
+            "settings": chosen.as_json(),
+            "peers": {
+                peer.name: {**peer.description, **summaries[chosen.env_id, peer.name]}
+                for peer in peers
+            },
+        }
+        for chosen in settings
+    }
+
+
+def _start_and_train(idle: Peer, settings: Settings, pace: Pace) -> Timing:
+    run = {"run": "cold", "num_updates": 2}
+    wait_until_still(patience=pace.patience)
+    before = Usage.now()
+    with contextlib.closing(idle.another()) as peer:
+        peer.ask("prepare", **run, settings=settings.as_json(), seed=0)
+        peer.ask("updates", **run)
+        seconds, cpu = time.perf_counter() - peer.started, process_seconds(peer.pid)
+        others = others_share(before, Usage.now(peer.pid))
+        second = peer.ask("updates", **run)
+    return Timing(seconds - second["seconds"], cpu - second["cpu_seconds"], others)
 
 
 def update_alone(
@@ -203,7 +174,7 @@ def _is_torch(peer: Peer) -> bool:
 
 
 def _timer(peer: Peer, do: str, pace: Pace, **arguments: Any) -> Callable[[], Timing]:
-    return lambda: peer.time(do, patience=pace.budget / 100, **arguments)
+    return lambda: peer.time(do, patience=pace.patience, at_least=pace.at_least, **arguments)
 
 
 def against_brax(
@@ -215,18 +186,21 @@ def against_brax(
     """
     run = {"run": settings.env_id, "num_updates": num_updates}
     common = {"settings": settings.as_json(), "seed": 0}
-    results: dict[str, Any] = {}
     spans: dict[str, list[float]] = {peer.name: [] for peer in peers}
-    for peer in [*peers, peers[0]]:
+    for peer in [*peers, *(peer for peer in peers if peer.name != "brax")]:
         if peer.name == "brax":
             reply = peer.ask("iterations", **common, num_updates=num_updates, repeats=repeats)
             spans[peer.name] += reply["seconds"]
-        else:
-            reply = peer.ask("prepare", **run, **common)
-            timings = [peer.ask("updates", **run) for _ in range(repeats)]
-            spans[peer.name] += [timing["seconds"] for timing in timings]
-        entry = {**peer.description, "compile_seconds": reply["compile_seconds"]}
-        results.setdefault(peer.name, entry)
-    for name, seconds in spans.items():
-        results[name]["seconds_per_update"] = statistics.median(seconds) / num_updates
-    return {"settings": settings.as_json(), "peers": results}
+            continue
+        if not spans[peer.name]:
+            peer.ask("prepare", **run, **common)
+        spans[peer.name] += [peer.ask("updates", **run)["seconds"] for _ in range(repeats + 1)]
+    entries = {}
+    for peer in peers:
+        first, *others = spans[peer.name]
+        entries[peer.name] = {
+            **peer.description,
+            "compile_seconds": max(0.0, first - min(others)),
+            "seconds_per_update": statistics.median(others) / num_updates,
+        }
+    return {"settings": settings.as_json(), "peers": entries}

@@ -1,14 +1,13 @@
 """From the JSON of all studies to the tables of results/peers.md."""
 
-import statistics
 from pathlib import Path
 from typing import Any
 
 import picture
 import report
-from client import TITLES
-from goals import Rows, goals_met, solved_at, solved_times
-from words import INTRODUCTION, disturbance, relative, stamp, title
+from curve_tables import returns, solved
+from goals import Rows, goals_met
+from words import INTRODUCTION, disturbance, relative, stamps, title
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
@@ -39,7 +38,7 @@ def _dynamics(results: dict[str, Any]) -> list[str]:
         "One step from 200 random states each: the largest difference from trpo_jax in any "
         "observation, reward or termination, and the time limit (ours: 500, 500, 200).",
         report.table(("environment", "peer", "largest difference", "time limit"), rows),
-        stamp(next(reversed(results["dynamics"].values()))),
+        stamps(results["dynamics"]),
     ]
 
 
@@ -57,12 +56,11 @@ def _speed(results: dict[str, Any]) -> list[str]:
             ])  # fmt: skip
     header = ("environment", "peer", "ms per iteration", "steps/s", "CPU ms",
               "CPU time relative to trpo_jax", "others", "timings used")  # fmt: skip
-    last = next(reversed(results["speed"].values()))
     return [
         "## End to end: rollout and update",
         "CPU ms: of all threads of the process, the median of all timings.",
         report.table(header, rows),
-        stamp(last),
+        stamps(results["speed"]),
     ]
 
 
@@ -83,7 +81,8 @@ def _update(results: dict[str, Any]) -> list[str]:
             if "@" not in name or name.partition("@")[0] not in peers:
                 meaning.append([
                     label, title(name), f"{entry['kl_as_it_is']:.4f}", f"{entry['kl']:.4f}",
-                    f"{entry['improvement']:.4f}", f"{entry['distance']:.1e}",
+                    f"{entry['improvement']:.4f}",
+                    f"{entry['distance']:.1e}" if "distance" in entry else "",
                 ])  # fmt: skip
     return [
         "## One update alone, on the same batch from the same weights",
@@ -119,7 +118,7 @@ def _update(results: dict[str, Any]) -> list[str]:
             ),
             meaning,
         ),
-        stamp(next(reversed(results["update"].values()))),
+        stamps(results["update"]),
     ]
 
 
@@ -129,12 +128,13 @@ _FITS = {"none": "none", "minibatch": "10 epochs of 128", "full": "10 steps, ful
 def _brax(results: dict[str, Any]) -> list[str]:
     rows: Rows = []
     for env_id, study in results["brax"].items():
-        ours = study["peers"]["trpo_jax"]["seconds_per_update"]
+        ours = study["peers"].get("trpo_jax")
+        batch = study["settings"]["num_envs"] * study["settings"]["num_steps"]
         for name, entry in study["peers"].items():
             each = entry["seconds_per_update"]
             rows.append([
-                env_id, title(name), f"{1e3 * each:.0f}", f"{2048 / each:,.0f}",
-                f"{each / ours:.2f}", f"{entry['compile_seconds']:.0f}",
+                env_id, title(name), f"{1e3 * each:.0f}", f"{batch / each:,.0f}",
+                relative(entry, ours, "seconds_per_update"), f"{entry['compile_seconds']:.0f}",
             ])  # fmt: skip
     return [
         "## Beside brax's own PPO",
@@ -150,80 +150,7 @@ def _brax(results: dict[str, Any]) -> list[str]:
             ),
             rows,
         ),
-        stamp(next(reversed(results["brax"].values()))),
-    ]
-
-
-def _solved(results: dict[str, Any]) -> list[str]:
-    rows: Rows = []
-    for env_id, study in results.get("learning", {}).items():
-        times = solved_times(results, env_id)
-        ours = times.get("trpo_jax", {})
-        for name, found in times.items():
-            curves = study["curves"][name]
-            each = [f"{solved_at(curve, study['goal']):.0f}" for curve in curves.values()]
-            rows.append([
-                f"{env_id} ≥ {study['goal']['threshold']:.0f}", TITLES[name.partition("@")[0]],
-                " ".join(each), f"{found['training']:.2f}",
-                f"{found['training'] / ours.get('training', float('nan')):.1f}",
-                f"{found['cold']:.1f}", f"{found['cold'] / ours.get('cold', float('nan')):.1f}",
-            ])  # fmt: skip
-    if not rows:
-        return []
-    return [
-        "## Time to a solved environment",
-        "Solved at the first evaluation (32 deterministic episodes, every 2 updates on CartPole, "
-        "every 4 elsewhere, seed by seed) whose mean return reaches the threshold; evaluations are "
-        "not timed. Seconds: the median over seeds of the updates needed, times the seconds per "
-        "iteration of the table above (CPU seconds, unless the machine was still for all of them). "
-        "Cold: with start and compilation.",
-        report.table(
-            (
-                "environment",
-                "peer",
-                "updates needed, per seed",
-                "training, s",
-                "times ours",
-                "cold, s",
-                "times ours, cold",
-            ),
-            rows,
-        ),
-    ]
-
-
-def _returns(results: dict[str, Any]) -> list[str]:
-    rows: Rows = []
-    for env_id, study in results["learning"].items():
-        goal = study["goal"]
-        for name, curves in study["curves"].items():
-            length = min(len(curve) for curve in curves.values())
-            marks = [max(1, length // 4), max(1, length // 2), length]
-            means = [statistics.mean(c[m - 1] for c in curves.values()) for m in marks]
-            worst = min(curve[length - 1] for curve in curves.values())
-            rows.append([
-                env_id, TITLES[name.partition("@")[0]], str(len(curves)),
-                f"{2048 * goal['every'] * length:,}", *(f"{mean:.1f}" for mean in means),
-                f"{worst:.1f}",
-            ])  # fmt: skip
-    stamps = [stamp(study) for study in results["learning"].values()]
-    return [
-        "## Return at equal numbers of steps",
-        "Mean over seeds of the same evaluations, after a quarter, a half and all of the steps.",
-        report.table(
-            (
-                "environment",
-                "peer",
-                "seeds",
-                "steps",
-                "after ¼",
-                "after ½",
-                "at the end",
-                "worst seed",
-            ),
-            rows,
-        ),
-        stamps[-1],
+        stamps(results["brax"]),
     ]
 
 
@@ -234,22 +161,21 @@ def _goals(results: dict[str, Any]) -> list[str]:
 
 
 def _start(results: dict[str, Any]) -> list[str]:
-    study = next(reversed(results["start"].values()))
     rows = [
-        [title(name), f"{entry['start_seconds']:.1f}", f"{entry['compile_seconds']:.1f}",
-         f"{entry['start_cpu_seconds']:.1f}", f"{entry['compile_cpu_seconds']:.1f}",
-         f"{100 * entry['others']:.0f} %"]
+        [env_id, title(name), f"{entry['seconds']:.1f}", f"{entry['cpu_seconds']:.1f}",
+         relative(entry, study["peers"].get("trpo_jax"), "cpu_seconds"), *disturbance(entry)]
+        for env_id, study in results["start"].items()
         for name, entry in study["peers"].items()
     ]  # fmt: skip
+    header = ("environment", "peer", "s", "CPU s", "CPU time relative to trpo_jax", "others",
+              "timings used")  # fmt: skip
     return [
         "## Cold start",
-        "From the process's start to the end of its imports; then what the first training call "
-        "takes longer than the second, on CartPole, without compilation cache.",
-        report.table(
-            ("peer", "start, s", "compilation, s", "start, CPU s", "compilation, CPU s", "others"),
-            rows,
-        ),
-        stamp(study),
+        "From the start of the process to the end of its first training (2 iterations), less what "
+        "the same training takes the second time: imports, environment, networks and compilation, "
+        "without a compilation cache.",
+        report.table(header, rows),
+        stamps(results["start"]),
     ]
 
 
@@ -262,8 +188,8 @@ _SECTIONS = {
     "goals": _goals,
     "speed": _speed,
     "start": _start,
-    "solved": _solved,
-    "learning": _returns,
+    "solved": solved,
+    "learning": returns,
     "update": _update,
     "brax": _brax,
     "dynamics": _dynamics,

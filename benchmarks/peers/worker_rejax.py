@@ -7,7 +7,7 @@ import gymnax_side
 import jax
 import jax.numpy as jnp
 import rejax
-from protocol import Settings, compiling, serve, timed
+from protocol import Settings, serve, timed
 from rejax.compat import create
 
 _runs: dict[str, dict[str, Any]] = {}
@@ -19,9 +19,10 @@ def describe() -> dict[str, Any]:
 
 
 def prepare(run: str, settings: dict, seed: int, num_updates: int) -> dict[str, Any]:
-    """Initialise; compile the program of `num_updates` iterations; its first run is thrown away.
+    """Initialise, for programs of `num_updates` iterations; the first `updates` compiles.
 
-    Iterations only: `PPO.train` would evaluate in between.
+    Iterations only: `PPO.train` would evaluate in between. It would also initialise within the
+    compiled program, so that is compiled here, too: operation by operation it would take seconds.
     """
     chosen = Settings(**settings)
     ppo = rejax.PPO.create(
@@ -43,9 +44,10 @@ def prepare(run: str, settings: dict, seed: int, num_updates: int) -> dict[str, 
 
     train = jax.jit(lambda state: jax.lax.scan(body, state, length=num_updates)[0])
     # Strong types from the start, so that a second call does not compile again.
-    state = jax.tree.map(_strong, ppo.init_state(jax.random.PRNGKey(seed)))
+    initial = jax.jit(lambda key: jax.tree.map(_strong, ppo.init_state(key)))
+    state = initial(jax.random.PRNGKey(seed))
     _runs[run] = {"ppo": ppo, "state": state, "train": train, "num_updates": num_updates}
-    return compiling(lambda: jax.block_until_ready(train(state)))
+    return {}
 
 
 def _strong(leaf: Any) -> jax.Array:

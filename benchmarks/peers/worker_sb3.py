@@ -9,7 +9,7 @@ import gymnasium_side
 import numpy as np
 import torch
 import torch_side
-from protocol import NOTHING_COMPILED, Settings, serve, timed
+from protocol import Settings, serve, timed
 from sb3_contrib import TRPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
@@ -57,13 +57,13 @@ def _model(env: Any, settings: Settings, num_steps: int, seed: int, dimensions: 
 
 
 def prepare(run: str, settings: dict, seed: int, num_updates: int) -> dict[str, Any]:
-    """Nothing is compiled; actions are scaled to the bounds, as trpo_jax does."""
+    """Initialise; actions are scaled to the bounds, as trpo_jax does."""
     del num_updates
     chosen = Settings(**settings)
     env = make_vec_env(chosen.env_id, chosen.num_envs, seed=seed, wrapper_class=_scaled)
     model = _model(env, chosen, chosen.num_steps, seed)
     _runs[run] = {"settings": chosen, "model": model}
-    return NOTHING_COMPILED
+    return {}
 
 
 def _scaled(env: gymnasium.Env) -> gymnasium.Env:

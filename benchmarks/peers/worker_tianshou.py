@@ -11,7 +11,7 @@ import gymnasium_side
 import numpy as np
 import torch
 import torch_side
-from protocol import NOTHING_COMPILED, Settings, serve, timed
+from protocol import Settings, serve, timed
 from tianshou.algorithm import TRPO
 from tianshou.algorithm.modelfree.reinforce import ProbabilisticActorPolicy
 from tianshou.algorithm.optim import AdamOptimizerFactory
@@ -96,7 +96,7 @@ def _algorithm(obs_size: int, space: gymnasium.Space, settings: Settings) -> TRP
 
 
 def prepare(run: str, settings: dict, seed: int, num_updates: int) -> dict[str, Any]:
-    """Nothing is compiled."""
+    """Initialise."""
     del num_updates
     chosen = Settings(**settings)
     torch.manual_seed(seed)
@@ -109,7 +109,7 @@ def prepare(run: str, settings: dict, seed: int, num_updates: int) -> dict[str, 
     collector = Collector(algorithm, envs, buffer, raise_on_nan_in_buffer=False)
     collector.reset()
     _runs[run] = {"settings": chosen, "algorithm": algorithm, "collector": collector}
-    return NOTHING_COMPILED
+    return {}
 
 
 def updates(run: str, num_updates: int) -> dict[str, Any]:
