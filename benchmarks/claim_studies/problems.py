@@ -13,6 +13,7 @@ from trpo_jax.learner.batch import prepare_batch
 from trpo_jax.learner.objective import make_objective
 from trpo_jax.learner.types import Batch, TrainState
 from trpo_jax.policies.networks import Policy
+from trpo_jax.solver import trees
 from trpo_jax.solver.conjugate_gradient import CGResult, cg_solve
 from trpo_jax.solver.curvature import gauss_newton_product
 from trpo_jax.solver.precision import in_float64
@@ -95,7 +96,7 @@ def solver(policy: Policy, iterations: int, dtype: str):
     def solve(params, batch, rhs, damping) -> CGResult:
         return cg_solve(matvec(policy, params, batch, damping), rhs, max_iters=iterations, tol=0.0)
 
-    return jax.jit(in_float64(solve) if dtype == "float64" else solve)
+    return jax.jit(_in_double(solve) if dtype == "float64" else solve)
 
 
 @functools.cache
@@ -105,7 +106,15 @@ def exact_product(policy: Policy):
     def multiply(params, batch, vector, damping):
         return matvec(policy, params, batch, damping)(vector)
 
-    return jax.jit(in_float64(multiply))
+    return jax.jit(_in_double(multiply))
+
+
+def _in_double(fn):
+    """`fn` of float64 arguments; `in_float64` only makes room for them and casts the result back.
+
+    A solution is therefore known to float32's last digit, as it is to the library's own step.
+    """
+    return in_float64(lambda *arguments: fn(*trees.cast(arguments, jnp.float64)))
 
 
 def _gradient(policy: Policy, params: Any, batch: Batch) -> jax.Array:
