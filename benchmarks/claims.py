@@ -13,6 +13,7 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import report
@@ -39,12 +40,19 @@ STUDIES = {
 """Claim to (module of claim_studies, function that turns `Options` into a `Study`)."""
 
 
+class UnknownNameError(Exception):
+    """The command line asks for what there is not."""
+
+
 def train(names: list[str], options) -> None:
     """The shared training runs that are not on the disk yet."""
     from claim_studies import training
     from claim_studies.settings import METHODS, TASKS
 
+    _require_known("environment", names, TASKS)
     for env_id in names or (["CartPole-v1"] if options.quick else list(TASKS)):
+        start = training.untrained(options.runs, env_id, options.quick)
+        print(env_id, f"untrained {start:g}", flush=True)
         for method_id in METHODS:
             record = training.run(options.runs, env_id, method_id, options.quick)
             print(env_id, method_id, f"chosen {record['chosen']:g}", flush=True)
@@ -54,9 +62,16 @@ def study(names: list[str], options) -> None:
     """Some studies, one after the other; claims that share one have it done once."""
     from claim_studies.study import write
 
+    _require_known("study", names, STUDIES)
     for module, function in dict.fromkeys(STUDIES[name] for name in names):
         make = getattr(importlib.import_module(f"claim_studies.{module}"), function)
         write(make(options), options)
+
+
+def _require_known(what: str, names: list[str], known: Collection[str]) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UnknownNameError(f"unknown {what} {', '.join(unknown)}; use {', '.join(known)}")
 
 
 def everything(arguments: argparse.Namespace) -> None:
@@ -74,17 +89,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
     parser.add_argument("--out", type=Path, default=report.RESULTS / "claims")
     arguments = parser.parse_args()
-    names = arguments.names
-    unknown = [name for name in names if name not in STUDIES]
-    if names[0] not in ("train", "all") and unknown:
-        parser.error(f"unknown: {', '.join(unknown)}; use train, all or {', '.join(STUDIES)}")
-    if names[0] == "all":
+    first, *others = arguments.names
+    if first == "all" and not others:
         return everything(arguments)
 
     from claim_studies.study import Options
+    from claim_studies.training import NotTrainedError
 
     options = Options(arguments.out, arguments.quick)
-    return train(names[1:], options) if names[0] == "train" else study(names, options)
+    try:
+        train(others, options) if first == "train" else study(arguments.names, options)
+    except (UnknownNameError, NotTrainedError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import numpy as np
 
 from claim_studies import training
 from claim_studies.returns import first_return
-from claim_studies.settings import COLORS, METHODS
+from claim_studies.settings import COLORS, METHODS, TASKS
 from claim_studies.statistics import over_seeds
 from claim_studies.study import Options, Study, panels
 
@@ -108,10 +108,8 @@ _DROP_HEADER = (
 
 
 def _measured(options: Options) -> dict:
-    records = training.load(options.runs)
-    return {
-        env: methods for env, methods in records.items() if "measured" in methods["trpo"]["runs"]
-    }
+    """The runs whose policy was measured apart from training, after every update."""
+    return training.load(options.runs, [name for name, task in TASKS.items() if task.num_episodes])
 
 
 def _settings(methods: dict, name: str) -> Iterator[tuple[str, float, Updates]]:

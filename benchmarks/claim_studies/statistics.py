@@ -23,6 +23,28 @@ class Estimate(NamedTuple):
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
+class Ratio(NamedTuple):
+    """A ratio, or a bound on it, with its 95 % percentile bootstrap interval."""
+
+    value: float
+    low: float
+    """0 if the value is only an upper bound."""
+    high: float
+    """Infinite if the value is only a lower bound."""
+
+    @property
+    def sign(self) -> str:
+        """What the value is: the ratio, ≥ or ≤ if a bound on it, – if not even that."""
+        signs = {(False, False): "", (False, True): "≥ ", (True, False): "≤ ", (True, True): "–"}
+        return signs[self.low == 0, self.high == np.inf]
+
+    def __str__(self) -> str:
+        if self.sign == "–":
+            return self.sign
+        high = "∞" if np.isinf(self.high) else f"{self.high:.2f}"
+        return f"{self.sign}{self.value:.2f} [{self.low:.2f}, {high}]"
+
+
 def interquartile_mean(samples: np.ndarray, axis: int = -1) -> np.ndarray:
     """Mean of the middle half along an axis."""
     return trim_mean(samples, 0.25, axis=axis)
@@ -38,6 +60,30 @@ def over_seeds(samples: np.ndarray, statistic=interquartile_mean) -> Estimate:
         (samples,), statistic, n_resamples=_RESAMPLES, method="percentile", rng=0
     ).confidence_interval
     return Estimate(value, float(interval.low), float(interval.high))
+
+
+def ratio_over_seeds(numerator: np.ndarray, denominator: np.ndarray, limit: float) -> Ratio:
+    """Ratio of interquartile means of samples [seeds], seeds resampled within each.
+
+    An infinite sample is one that is only known to exceed `limit`, as no other does; it counts as
+    `limit`. The quarter that an interquartile mean leaves out hides a few of those; more of them
+    make the ratio a bound.
+    """
+
+    def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
+        least = [interquartile_mean(np.minimum(side, limit)) for side in (over, under)]
+        return least[0] / least[1]
+
+    sides = (numerator, denominator)
+    random = np.random.default_rng(0)
+    draws = [side[random.integers(side.size, size=(_RESAMPLES, side.size))] for side in sides]
+    low, high = np.percentile(ratio(*draws), [2.5, 97.5])
+    over_unknown, under_unknown = (np.isinf(interquartile_mean(side)) for side in sides)
+    return Ratio(
+        value=float(ratio(*sides)),
+        low=0.0 if under_unknown else float(low),
+        high=np.inf if over_unknown else float(high),
+    )
 
 
 def over_tasks(scores: np.ndarray) -> Estimate:

@@ -2,6 +2,7 @@
 
 For every environment and method: tuning (every value of the one tuned number, two seeds, half the
 updates), then ten other seeds with the value whose mean return over the second half was best.
+Beside them, for every environment, what its untrained policies earn.
 """
 
 import functools
@@ -20,6 +21,12 @@ from claim_studies.settings import METHODS, NUM_SEEDS, TASKS, TUNING_SEEDS, Meth
 from trpo_jax import HParams, TrainState, UpdateMetrics
 
 _TUNING_STREAM, REPORT_STREAM, _EVALUATION_STREAM = 1, 2, 3
+_UNTRAINED_EPISODES = 32
+"""Of each of the policies that the reported runs begin with."""
+
+
+class NotTrainedError(Exception):
+    """A study asks for runs that are not on the disk."""
 
 
 def run(directory: Path, env_id: str, method_id: str, quick: bool = False) -> dict:
@@ -49,19 +56,52 @@ def run(directory: Path, env_id: str, method_id: str, quick: bool = False) -> di
     return record
 
 
+def untrained(directory: Path, env_id: str, quick: bool = False) -> float:
+    """Mean return of the policies that the reported runs begin with, or what the disk has of it.
+
+    Measured apart from training: the episodes that end first there are not like the others.
+    """
+    path = _untrained_path(directory, env_id)
+    if not path.exists():
+        record = get_shared(env_id, quick).untrained()
+        directory.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record) + "\n")
+    return json.loads(path.read_text())["return"]
+
+
 def load(directory: Path, env_ids=tuple(TASKS), method_ids=tuple(METHODS)) -> dict:
-    """{env: {method: record}} of what has been run; without environments that lack a method."""
+    """{env: {method: record}} of what has been run; without environments that lack a method.
+
+    Each record has `untrained` beside what `run` wrote. Raises `NotTrainedError` if there is none.
+    """
     records: dict[str, dict[str, dict]] = {}
     for env_id in env_ids:
         paths = {name: directory / f"{env_id}_{name}.json" for name in method_ids}
-        if all(path.exists() for path in paths.values()):
-            records[env_id] = {name: json.loads(path.read_text()) for name, path in paths.items()}
+        if all(path.exists() for path in (_untrained_path(directory, env_id), *paths.values())):
+            start = {"untrained": untrained(directory, env_id)}
+            records[env_id] = {
+                name: json.loads(path.read_text()) | start for name, path in paths.items()
+            }
+    if not records:
+        raise NotTrainedError(
+            f"no runs of {', '.join(method_ids)} on any of {', '.join(env_ids)} in {directory}; "
+            "run `claims.py train` with the same --out and --quick first"
+        )
     return records
 
 
+def _untrained_path(directory: Path, env_id: str) -> Path:
+    return directory / f"{env_id}_untrained.json"
+
+
 def curve(runs: dict) -> np.ndarray:
-    """[seeds, updates]: the return after every update, measured apart from training if it was."""
-    return np.array(runs.get("measured", runs["training"]), dtype=float)
+    """[seeds, updates]: the return after every update, measured apart from training if it was.
+
+    Where no episode of the training ended, the last known return stands; NaN before the first.
+    """
+    known = np.array(runs.get("measured", runs["training"]), dtype=float)
+    updates = np.where(np.isnan(known), 0, np.arange(known.shape[1]))
+    return np.take_along_axis(known, np.maximum.accumulate(updates, axis=1), axis=1)
 
 
 class Shared:
@@ -75,10 +115,25 @@ class Shared:
             stats = agent.evaluate(state, key, num_episodes=task.num_episodes, deterministic=False)
             return jnp.mean(stats.returns)
 
-        self.task = task
+        self.task, self.agent = task, agent
         self.begin = jax.jit(jax.vmap(agent.init))
         self.collect = jax.jit(jax.vmap(agent.rollout))
         self.measure = jax.jit(jax.vmap(measured)) if task.num_episodes else None
+
+    def untrained(self) -> dict[str, float]:
+        """Mean return of the policies that the reported runs begin with, acting stochastically."""
+
+        def play(state: TrainState, key: jax.Array) -> jax.Array:
+            stats = self.agent.evaluate(state, key, _UNTRAINED_EPISODES, deterministic=False)
+            return jnp.mean(stats.returns)
+
+        key = jax.random.key(0)
+        start_key = jax.random.fold_in(key, REPORT_STREAM)
+        play_key = jax.random.fold_in(key, _EVALUATION_STREAM)
+        states = self.begin(jax.random.split(start_key, NUM_SEEDS))
+        returns = jax.jit(jax.vmap(play))(states, jax.random.split(play_key, NUM_SEEDS))
+        num_episodes = NUM_SEEDS * _UNTRAINED_EPISODES
+        return {"return": float(f"{jnp.mean(returns):.4g}"), "episodes": num_episodes}
 
 
 @functools.lru_cache(maxsize=1)
@@ -112,7 +167,12 @@ class Program:
         }
 
     def _record(self, state: TrainState, metrics: UpdateMetrics) -> dict[str, jax.Array]:
-        record = {"training": metrics.episode_return, "kl": metrics.kl}
+        # `episode_return` repeats the last mean where no episode ended: not a measurement.
+        ended = metrics.num_episodes > 0
+        record = {
+            "training": jnp.where(ended, metrics.episode_return, jnp.nan),
+            "kl": metrics.kl,
+        }
         if self.shared.measure is not None:
             record["measured"] = self.shared.measure(state)
         if self.method.tuned == "max_kl":
