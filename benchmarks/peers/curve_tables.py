@@ -33,7 +33,8 @@ def solved(results: dict[str, Any]) -> list[str]:
         "every 4 elsewhere, seed by seed) whose mean return reaches the threshold; evaluations are "
         "not timed. Seconds: the median over seeds of the updates needed, times the seconds per "
         "iteration of the table above (CPU seconds, unless the machine was still for all of them). "
-        "Cold: with the cold start of the table above.",
+        "Cold: with the cold start of the table above. Never: not within the steps of the next "
+        "table, at the common settings; no peer was tuned.",
         report.table(
             (
                 "environment",
