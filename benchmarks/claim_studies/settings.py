@@ -65,6 +65,8 @@ class Method(NamedTuple):
 _IMAGES = TRPOConfig(num_envs=64, num_steps=64, network="mlp", activation="relu", value_epochs=4)
 _MUJOCO = TRPOConfig(num_envs=32, num_steps=64, normalize_observations=True, normalize_rewards=True)
 _SPRING = {"backend": "spring"}
+_CHEETAH_STEPS = 256
+"""Of an episode of halfcheetah, which never falls: one episode of each copy in every update."""
 
 TASKS = {
     task.env_id: task
@@ -104,7 +106,14 @@ TASKS = {
         Task("Breakout-MinAtar", _IMAGES, 0.99, 20, 0, {}),
         Task("SpaceInvaders-MinAtar", _IMAGES, 0.99, 20, 0, {}),
         Task("hopper", _MUJOCO, 0.99, 40, 0, _SPRING),
-        Task("halfcheetah", _MUJOCO, 0.99, 40, 0, _SPRING),
+        Task(
+            "halfcheetah",
+            _MUJOCO.replace(num_envs=8, num_steps=_CHEETAH_STEPS),
+            0.99,
+            40,
+            0,
+            _SPRING | {"episode_length": _CHEETAH_STEPS},
+        ),
     )
 }
 
