@@ -211,3 +211,54 @@ def test_an_environment_that_blew_up_starts_again():
     agent = trpo_jax.make_trpo(HiddenNaN(), SMALL.replace(num_steps=32))
     _, history = agent.train(agent.init(jax.random.key(0)), num_updates=3)
     np.testing.assert_allclose(history.valid_fraction, 0.5, atol=0.1)
+
+
+def test_keys_of_either_kind_and_nothing_else():
+    agent = trpo_jax.make_trpo(Counter(), SMALL)
+    old, new = agent.init(jax.random.PRNGKey(3)), agent.init(jax.random.key(3))
+    metrics = agent.update(old)[1], agent.update(new)[1]
+    assert metrics[0].kl == metrics[1].kl
+    lanes = jax.vmap(agent.init)(jax.random.split(jax.random.PRNGKey(0), 2))
+    assert lanes.num_updates.shape == (2,)
+    for call in (agent.init, lambda key: agent.evaluate(new, key, 2)):
+        with pytest.raises(
+            ValueError, match=r"key=0 must be a random key; use jax.random.key\(0\)"
+        ):
+            call(0)
+    assert agent.act(new, jax.random.PRNGKey(1), [0.5]).shape == ()
+
+
+def test_a_state_of_another_agent_is_refused():
+    agent = trpo_jax.make_trpo(Counter(), SMALL)
+    other = trpo_jax.make_trpo(Counter(), SMALL.replace(num_envs=4)).init(jax.random.key(0))
+    lanes = jax.vmap(agent.init)(jax.random.split(jax.random.key(0), 3))
+    for state in (other, lanes):
+        for call in (agent.update, agent.train):
+            with pytest.raises(ValueError, match=r"state.obs has shape .* is \(2, 1\)"):
+                call(state)
+
+
+@pytest.mark.parametrize("num_episodes", [0, 2.5, jnp.int32(2)])
+def test_a_number_of_episodes_is_a_whole_number(num_episodes):
+    agent = trpo_jax.make_trpo(Counter(), SMALL)
+    state = agent.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"num_episodes=.* must be a whole number >= 1"):
+        agent.evaluate(state, jax.random.key(0), num_episodes=num_episodes)
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (None, "policy_step=None must be"),
+        ("ppo", "policy_step='ppo' must be"),
+        (lambda objective, params, *rest: params, "must return"),
+        (lambda objective, params, *rest: (params, None), "TrustRegionInfo"),
+    ],
+)
+def test_a_policy_step_returns_parameters_and_information(step, words):
+    def run():
+        agent = trpo_jax.make_trpo(Counter(), SMALL, step)
+        agent.update(agent.init(jax.random.key(0)))
+
+    with pytest.raises(ValueError, match=words):
+        run()

@@ -68,7 +68,10 @@ class TRPOConfig:
     )
 
     initial_log_std: float = _setting(
-        0.0, "logarithm of the first standard deviation of a Gaussian policy", np.isfinite, "finite"
+        0.0,
+        "logarithm of the first standard deviation of a Gaussian policy",
+        lambda value: abs(value) <= 15,  # beyond, float32 rounds an action to its mean
+        "between -15 and 15",
     )
 
     curvature: Literal["gauss_newton", "hvp"] = _setting(
@@ -196,6 +199,8 @@ class HParams:
         """One `HParams` whose fields have a leading axis, ready for `vmap` over the settings."""
         if not settings:
             raise ValueError("settings=[] is empty; stack at least one HParams")
+        if strange := [each for each in settings if not isinstance(each, cls)]:
+            raise ValueError(f"settings has {strange[0]!r}; each must be an HParams")
         return jax.tree.map(lambda *leaves: jnp.stack([jnp.float32(x) for x in leaves]), *settings)
 
     def as_arrays(self) -> "HParams":

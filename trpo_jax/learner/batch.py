@@ -148,11 +148,15 @@ def _advantages(reward, value, next_value, terminated, truncated, hparams, confi
 
 
 def _normalized(advantage: jax.Array, weight: jax.Array) -> jax.Array:
-    """Zero mean and unit variance; only centred if all are equal to rounding."""
+    """Zero mean and unit variance; zero if all are equal to rounding.
+
+    Not a number if the variance overflows: better a step that says so than one without advantages.
+    """
     mean, deviation = weighted_mean_and_deviation(advantage, weight)
     centred = weight * (advantage - mean)
     rounding = 1e-6 * jnp.abs(mean)
     usable = deviation > rounding
+    deviation = jnp.where(jnp.isfinite(deviation), deviation, jnp.nan)
     return jnp.where(usable, centred / jnp.where(usable, deviation, 1), 0)
 
 

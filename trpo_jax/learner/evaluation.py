@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.config import TRPOConfig, require_whole_number
+from trpo_jax.config import TRPOConfig
 from trpo_jax.envs.base import Environment, reset_batch, step_batch
 from trpo_jax.learner.acting import choose, policy_input, to_environment
 from trpo_jax.learner.types import TrainState
@@ -18,7 +18,7 @@ class EpisodeStats(NamedTuple):
     """Outcome of evaluation episodes."""
 
     returns: jax.Array
-    """float32 [num_episodes]: undiscounted sum of rewards."""
+    """float32 [num_episodes]: undiscounted sum of rewards; not finite if one of them was not."""
     lengths: jax.Array
     """int32 [num_episodes]: steps."""
 
@@ -49,9 +49,6 @@ def evaluate(
     `max_steps` (by default the environment's own limit, else 1000) are cut there. The training
     environments of `state` are not touched.
     """
-    require_whole_number("num_episodes", num_episodes)
-    if max_steps is not None:
-        require_whole_number("max_steps", max_steps)
     limit = max_steps or env.max_episode_steps or DEFAULT_MAX_STEPS
     reset_key, loop_key = jax.random.split(key)
     env_state, obs = reset_batch(env, jax.random.split(reset_key, num_episodes))

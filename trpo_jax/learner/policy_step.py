@@ -41,8 +41,10 @@ def as_policy_step(step: Callable[..., Any] | PolicyStep, config: TRPOConfig) ->
 
     def apply(key, objective, params, step_state, batch, hparams, config):
         del key
-        params, info = step(objective, params, batch, hparams, config)
-        return params, step_state, info
+        returned = step(objective, params, batch, hparams, config)
+        if not (isinstance(returned, tuple) and len(returned) == 2):
+            raise ValueError(f"{step!r} must return (params, TrustRegionInfo); got {returned!r}")
+        return returned[0], step_state, returned[1]
 
     return PolicyStep(init=lambda params: (), apply=apply)
 
@@ -76,6 +78,9 @@ def guarded_step(
         hparams,
         config,
     )
+    if not isinstance(info, TrustRegionInfo):
+        raise ValueError(f"the policy step must return a TrustRegionInfo; got {info!r}")
+    info = jax.tree.map(jnp.asarray, info)
     finite = trees.all_finite((params, step_state))
     sound = prepared.on_policy & finite
     reason = jnp.where(

@@ -86,9 +86,9 @@ def begin_episodes(num_envs: int) -> EpisodeProgress:
 
 
 def _count_step(episodes: EpisodeProgress, step: EnvStep) -> EpisodeProgress:
-    return episodes.replace(
-        returns=episodes.returns + finite_or_zero(step.reward), lengths=episodes.lengths + 1
-    )
+    largest = jnp.finfo(episodes.returns.dtype).max
+    returns = jnp.clip(episodes.returns + finite_or_zero(step.reward), -largest, largest)
+    return episodes.replace(returns=returns, lengths=episodes.lengths + 1)
 
 
 def _begin_again(episodes: EpisodeProgress, done: jax.Array) -> EpisodeProgress:

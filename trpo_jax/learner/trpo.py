@@ -74,6 +74,8 @@ def make_trpo(
     `ValueError` if the environment does not keep the promises of `Environment`.
     """
     check_is_environment(env)
+    if not (callable(policy_step) or isinstance(policy_step, PolicyStep)):
+        raise ValueError(f"policy_step={policy_step!r} must be a function or a PolicyStep")
     if not isinstance(config, TRPOConfig):
         raise ValueError(f"config={config!r} must be a TRPOConfig; HParams go to update and train")
     return build_agent(env, config, policy_step)
@@ -91,9 +93,11 @@ def build_agent(
     improve = functools.partial(learn, policy=policy, critic=critic, config=config, step=step)
     play = functools.partial(evaluate, env=env, policy=policy, config=config)
     choose = functools.partial(acting.act, env=env, policy=policy, config=config)
+    compiled_act = jax.jit(choose, static_argnames="deterministic")
+    compiled_play = jax.jit(play, static_argnames=("num_episodes", "deterministic", "max_steps"))
 
     @jax.jit
-    def init(key: jax.Array) -> TrainState:
+    def compiled_init(key: jax.Array) -> TrainState:
         return _init(key, env, config, policy, critic, step)
 
     @jax.jit
@@ -110,28 +114,69 @@ def build_agent(
             lambda carried, _: compiled_update(carried, hparams), state, length=num_updates
         )
 
+    def init(key: jax.Array) -> TrainState:
+        return compiled_init(_typed(key))
+
     # Hyperparameters go in as float32 arrays: one program for Python numbers and arrays alike.
     def learn_from(state: TrainState, trajectory: Trajectory, hparams: HParams = _DEFAULTS):
+        _check_batch(state, config, env)
         return compiled_learn(state, trajectory, _scalars(hparams))
 
     def update(state: TrainState, hparams: HParams = _DEFAULTS):
+        _check_batch(state, config, env)
         return compiled_update(state, _scalars(hparams))
 
     def train(state: TrainState, hparams: HParams = _DEFAULTS, num_updates: int = 1):
+        _check_batch(state, config, env)
         require_whole_number("num_updates", num_updates)
         return compiled_train(state, _scalars(hparams), int(num_updates))
+
+    def act(state: TrainState, key: jax.Array, obs: jax.Array, deterministic: bool = False):
+        return compiled_act(state, _typed(key), jnp.asarray(obs), deterministic=deterministic)
+
+    def play_episodes(
+        state: TrainState,
+        key: jax.Array,
+        num_episodes: int = 128,
+        deterministic: bool = True,
+        max_steps: int | None = None,
+    ) -> EpisodeStats:
+        require_whole_number("num_episodes", num_episodes)
+        if max_steps is not None:
+            require_whole_number("max_steps", max_steps)
+        return compiled_play(state, _typed(key), int(num_episodes), deterministic, max_steps)
 
     return Agent(
         init=init,
         update=update,
         train=train,
-        act=jax.jit(choose, static_argnames="deterministic"),
-        evaluate=jax.jit(play, static_argnames=("num_episodes", "deterministic", "max_steps")),
+        act=act,
+        evaluate=play_episodes,
         rollout=jax.jit(collect),
         learn=learn_from,
         policy=policy,
         critic=critic,
     )
+
+
+def _typed(key: Any) -> jax.Array:
+    """A key of `jax.random.key`; one of the older `PRNGKey` is converted."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return key
+    if dtype != jnp.uint32:
+        raise ValueError(f"key={key!r} must be a random key; use jax.random.key(0)")
+    return jax.random.wrap_key_data(key)
+
+
+def _check_batch(state: TrainState, config: TRPOConfig, env: Environment) -> None:
+    """Raise `ValueError` unless a state has as many environments as the configuration."""
+    wanted = (config.num_envs, *env.obs_shape)
+    if jnp.shape(state.obs) != wanted:
+        raise ValueError(
+            f"state.obs has shape {jnp.shape(state.obs)}; this agent's is {wanted}: take a state "
+            "of its own `init`, and `jax.vmap` for several states"
+        )
 
 
 def _scalars(hparams: HParams) -> HParams:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from trpo_jax.config import require_whole_number
 from trpo_jax.solver import trees
 
 Apply = Callable[[Any, jax.Array], jax.Array]
@@ -50,7 +51,10 @@ def fit_value(
     is not finite, or nothing has weight, parameters and optimiser stay as they were.
     Returns (params, opt_state, `ValueFitInfo`). Kingma & Ba 2015.
     """
+    target = _checked_target(apply, params, obs, target, weight)
     batch_size = target.shape[0]
+    require_whole_number("num_epochs", num_epochs, smallest=0)
+    require_whole_number("minibatch_size", minibatch_size)
     if batch_size % minibatch_size:
         raise ValueError(f"minibatch_size={minibatch_size} does not divide the batch {batch_size}")
 
@@ -98,6 +102,8 @@ def fit_value_lbfgs(
     outcome is not finite or its loss is higher, or nothing has weight, the parameters stay.
     Returns (params, `ValueFitInfo`). Liu & Nocedal 1989; the authors of TRPO fitted theirs so.
     """
+    target = _checked_target(apply, params, obs, target, weight)
+    require_whole_number("num_iterations", num_iterations, smallest=0)
     flat, unravel = trees.ravel(params)
     optimizer = optax.lbfgs()
 
@@ -121,6 +127,23 @@ def fit_value_lbfgs(
     accepted = trees.all_finite(fitted) & (after <= before) & (jnp.sum(weight) > 0)
     info = ValueFitInfo(before, jnp.where(accepted, after, before), accepted)
     return trees.select(accepted, unravel(fitted), params), info
+
+
+def _checked_target(
+    apply: Apply, params: Any, obs: jax.Array, target: jax.Array, weight: jax.Array
+) -> jax.Array:
+    """The targets, 0 where they do not count: there they need not be finite.
+
+    Raises `ValueError` unless there are B values, targets and weights for B observations.
+    """
+    values = jax.eval_shape(apply, params, obs).shape
+    for name, shape in (("target", target.shape), ("weight", weight.shape), ("apply", values)):
+        if shape != obs.shape[:1]:
+            raise ValueError(
+                f"{name} gives shape {shape} for {obs.shape[0]} observations; it must be "
+                f"[{obs.shape[0]}]: squeeze it"
+            )
+    return jnp.where(weight > 0, target, 0)
 
 
 def _loss(

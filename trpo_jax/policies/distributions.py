@@ -24,7 +24,7 @@ class Categorical(struct.PyTreeNode):
     """A choice among n actions; an action is an int32 in [0, n)."""
 
     logits: jax.Array
-    """[..., n], not necessarily normalised."""
+    """[..., n], not necessarily normalised; −∞ masks an action."""
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """log p(action); action [...], result [...]."""
@@ -35,14 +35,17 @@ class Categorical(struct.PyTreeNode):
     def entropy(self) -> jax.Array:
         """−Σ p log p, in nats; [...]."""
         log_p = jax.nn.log_softmax(self.logits)
-        return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+        p = jnp.exp(log_p)
+        return -jnp.sum(p * jnp.where(p > 0, log_p, 0), axis=-1)
 
     def kl(self, other: "Categorical") -> jax.Array:
         """D(self‖other) = Σ p (eᵈ − 1 − d) with d = log q − log p; [...]."""
         log_p, log_q = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
-        p, d = jnp.exp(log_p), log_q - log_p
-        # p eᵈ is q, but for large d it would be 0 · ∞.
-        large = d > 1
+        p = jnp.exp(log_p)
+        possible = p > 0
+        d = jnp.where(possible, log_q - log_p, 0)
+        # p eᵈ is q, but for large d, or for an action that is masked by −∞, it would be 0 · ∞.
+        large = ~possible | (d > 1)
         terms = jnp.where(large, jnp.exp(log_q) - p - p * d, p * _excess(jnp.where(large, 0, d)))
         return jnp.sum(terms, axis=-1)
 

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from trpo_jax.config import require_whole_number
 from trpo_jax.solver import trees
 from trpo_jax.solver.trees import Tree
 
@@ -49,9 +51,10 @@ def cg_solve(
     `breakdown`; never raises under jit. No gradient is recorded through the loop.
     Hestenes & Stiefel 1952; Schulman et al. 2015, app. C.
     """
-    if max_iters < 1:
-        raise ValueError(f"max_iters={max_iters} must be a whole number >= 1")
-    b = jax.lax.stop_gradient(b)
+    require_whole_number("max_iters", max_iters)
+    if not isinstance(tol, jax.core.Tracer) and not np.all(np.asarray(tol) >= 0):
+        raise ValueError(f"tol={tol} must be >= 0")
+    b = jax.lax.stop_gradient(trees.as_floating(b))
     squared_norm = trees.dot(b, b)
     threshold = jax.lax.stop_gradient(jnp.asarray(tol, squared_norm.dtype) ** 2 * squared_norm)
 
@@ -73,7 +76,9 @@ def cg_solve(
         )
 
     def iterate(loop: _Loop) -> _Loop:
-        return _iterate(loop, jax.lax.stop_gradient(matvec(loop.direction)))
+        product = jax.lax.stop_gradient(matvec(loop.direction))
+        trees.require_like("matvec(v)", product, b)
+        return _iterate(loop, product)
 
     end = jax.lax.while_loop(unfinished, iterate, start)
     return CGResult(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from trpo_jax.solver import trees
 from trpo_jax.solver.trees import Tree
 
 MatVec = Callable[[Tree], Tree]
@@ -23,6 +24,9 @@ def hvp(fn: Callable[[Tree], jax.Array], params: Tree, vector: Tree) -> Tree:
     `fn` maps `params` to a scalar; `vector` and the result are shaped like `params`.
     Pearlmutter 1994, eq. 3, in the forward-over-reverse form.
     """
+    trees.require_like("vector", vector, params)
+    params = jax.tree.map(jnp.asarray, params)
+    vector = jax.tree.map(lambda p, v: jnp.asarray(v, p.dtype), params, vector)
     with jax.default_matmul_precision("highest"):
         return jax.jvp(jax.grad(fn), (params,), (vector,))[1]
 

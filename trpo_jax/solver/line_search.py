@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from trpo_jax.config import require_whole_number
 from trpo_jax.solver import trees
 from trpo_jax.solver.trees import Tree
 
@@ -59,9 +60,12 @@ def line_search(
     are not finite. After `max_backtracks` shrinkages the old parameters stay, bit for bit.
     Schulman et al. 2015, app. C; the ratio test is Armijo's.
     """
-    if max_backtracks < 0:
-        raise ValueError(f"max_backtracks={max_backtracks} must be a whole number >= 0")
-    improvement_shape, kl_shape = jax.eval_shape(evaluate, params)
+    require_whole_number("max_backtracks", max_backtracks, smallest=0)
+    params, full_step = trees.as_floating(params), trees.as_floating(full_step)
+    trees.require_like("full_step", full_step, params)
+    improvement_shape, kl_shape = jax.eval_shape(
+        lambda candidate: trees.as_floating(evaluate(candidate)), params
+    )
     backtrack_factor = jnp.asarray(backtrack_factor, kl_shape.dtype)
 
     start = _Loop(
@@ -79,7 +83,7 @@ def line_search(
 
     def attempt(loop: _Loop) -> _Loop:
         candidate = trees.add_scaled(params, loop.fraction, full_step)
-        improvement, kl = evaluate(candidate)
+        improvement, kl = trees.as_floating(evaluate(candidate))
         accepted = (
             (kl <= max_kl)
             & (improvement > 0)

@@ -10,8 +10,8 @@ from jax.custom_batching import custom_vmap
 from trpo_jax.solver import trees
 
 
-def in_float64(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Run `fn` where float64 exists, and cast what it returns to float32.
+def in_float64(fn: Callable[..., Any], returned: Any = jnp.float32) -> Callable[..., Any]:
+    """Run `fn` where float64 exists, and cast what it returns to the dtype `returned`.
 
     `fn` casts those of its arguments that it wants in float64 by itself. It takes all its arrays as
     arguments and closes over none. Works under `jit`, `scan` and any
@@ -22,7 +22,7 @@ def in_float64(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     def island(*args):
         with jax.enable_x64(True):
-            return trees.cast(fn(*args), jnp.float32)
+            return trees.cast(fn(*args), returned)
 
     return _batchable(island)
 

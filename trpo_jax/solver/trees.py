@@ -36,7 +36,7 @@ def dot(left: Tree, right: Tree) -> jax.Array:
     Written as a sum of products: TF32 and bfloat16 units never see it.
     """
     products = jax.tree.map(lambda x, y: jnp.sum(x * y), left, right)
-    return functools.reduce(jnp.add, jax.tree.leaves(products))
+    return functools.reduce(jnp.add, jax.tree.leaves(products) or [jnp.zeros(())])
 
 
 def norm(tree: Tree) -> jax.Array:
@@ -67,6 +67,23 @@ def all_finite(tree: Tree) -> jax.Array:
         if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
     ]
     return functools.reduce(jnp.logical_and, checks, jnp.bool_(True))
+
+
+def as_floating(tree: Tree) -> Tree:
+    """Leaves as arrays of numbers that can be divided: whole numbers become floating ones."""
+
+    def convert(leaf: Any) -> jax.Array:
+        array = jnp.asarray(leaf)
+        return array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(float)
+
+    return jax.tree.map(convert, tree)
+
+
+def require_like(name: str, tree: Tree, like: Tree) -> None:
+    """Raise `ValueError` unless a tree has the structure and the shapes of another."""
+    shapes, wanted = (jax.tree.map(jnp.shape, each) for each in (tree, like))
+    if shapes != wanted:
+        raise ValueError(f"{name} has shapes {shapes}; they must be {wanted}")
 
 
 def cast(tree: Tree, dtype: Any) -> Tree:

@@ -152,7 +152,7 @@ def _natural_direction(
         return cg_solve(damped, gradient, max_iters=config.cg_iterations, tol=tol)
 
     if config.solver_dtype != "float32":
-        solve = in_float64(solve)
+        solve = in_float64(solve, returned=gradient.dtype)
     return solve(params, batch, gradient, hparams.cg_damping, hparams.cg_tol)
 
 
