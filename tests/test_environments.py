@@ -2,6 +2,7 @@
 
 import inspect
 import textwrap
+from typing import ClassVar
 
 import gymnax
 import jax
@@ -300,6 +301,22 @@ def test_gymnax_style_needs_no_base_class():
     np.testing.assert_array_equal(steps.terminated, [False, False, True])
 
 
+class PlainWalk:
+    """Spaces as plain attributes, and parameters that have no defaults."""
+
+    action_space = spaces.Discrete(2)
+    observation_space = spaces.Box(-10.0, 10.0, (1,))
+    reset, step, num_values = DuckWalk.reset, DuckWalk.step, 6
+
+
+def test_gymnax_style_needs_neither_methods_for_spaces_nor_default_params():
+    env = trpo_jax.make_env(PlainWalk(), env_params=WalkParams(stride=2.0))
+    np.testing.assert_array_equal(play(env, action=1, num_steps=2).obs[:, 0], [2, 4])
+    for env_params in (None, {"stride": 2.0}):
+        with pytest.raises(ValueError, match=r"env_params=.* of PlainWalk .*parameter object"):
+            trpo_jax.make_env(PlainWalk(), env_params=env_params)
+
+
 def test_five_values_a_step_are_refused():
     with pytest.raises(ValueError, match="final_observation"):
         step_once(trpo_jax.make_env(OldStyleWalk()), jax.random.key(0), 1)
@@ -349,6 +366,13 @@ def test_a_tuple_of_choices_is_multi_discrete():
 def test_what_is_no_environment_is_refused(thing):
     with pytest.raises(ValueError, match="neither"):
         trpo_jax.make_env(thing)
+
+
+def test_gymnaxs_pair_and_classes_are_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"make_env\(env, env_params=params\)"):
+        trpo_jax.make_env(gymnax.make("CartPole-v1"))
+    with pytest.raises(ValueError, match=r"make_env\(Walk\(\)\)"):
+        trpo_jax.make_env(Walk)
 
 
 # brax
@@ -402,6 +426,37 @@ def test_a_users_brax_environment(kind):
     np.testing.assert_array_equal(steps.obs[:, 0], [1, 2, 3, 4, 5])
     np.testing.assert_array_equal(steps.terminated, [False] * 4 + [True])
     assert not steps.truncated.any()
+
+
+class KeepsItsKey(Counter):
+    """Draws its observations from a key that it keeps as uint32."""
+
+    def reset(self, rng):
+        return super().reset(rng).replace(info={"rng": jnp.asarray(rng, jnp.uint32)})
+
+    def step(self, state, action):
+        rng, draw_key = jax.random.split(state.info["rng"])
+        obs = jax.random.uniform(draw_key, (1,))
+        return super().step(state, action).replace(obs=obs, info={"rng": rng})
+
+
+class WithoutInfo(Counter):
+    def reset(self, rng):
+        return super().reset(rng).replace(info=None)
+
+
+class TakesNoKey(Counter):
+    def reset(self, rng):
+        return super().reset(jnp.reshape(rng, 3))
+
+
+def test_brax_keys_may_be_legacy_and_info_may_be_none():
+    agent = trpo_jax.make_trpo(trpo_jax.make_env(KeepsItsKey()), SMALL)
+    _, trajectory = agent.rollout(agent.init(jax.random.key(0)))
+    assert len(np.unique(trajectory.next_obs)) == trajectory.next_obs.size
+    assert play(trpo_jax.make_env(WithoutInfo()), [0.0], 5).terminated[-1]
+    with pytest.raises(ValueError, match="reset of takesnokey takes neither"):
+        trpo_jax.make_env(TakesNoKey())
 
 
 def test_the_time_limit_of_brax_truncates():
@@ -558,3 +613,102 @@ class ChangesItsMind(trpo_jax.Environment):
 def test_a_state_that_changes_its_type_is_refused():
     with pytest.raises(ValueError, match=r"int32.*after reset.*float32.*after step"):
         step_once(ChangesItsMind(), jax.random.key(0), 1)
+
+
+class Spoilt(trpo_jax.Environment):
+    """Fine, until attributes or what its functions return are replaced."""
+
+    name = "spoilt"
+    obs_shape = (1,)
+    action_space = trpo_jax.Discrete(2)
+    begun = ({"time": 0}, np.zeros(1))
+    fields: ClassVar = {}
+
+    def reset(self, key):
+        return self.begun
+
+    def step(self, key, state, action):
+        step = trpo_jax.EnvStep(jnp.zeros(1), 1.0, False, state["time"][None][0] > 4)
+        return self.returned({"time": state["time"] + 1}, step._replace(**self.fields))
+
+    def returned(self, state, step):
+        return state, step
+
+
+def spoilt(**attributes):
+    return type("Spoilt", (Spoilt,), attributes)()
+
+
+ONE = np.zeros(1)
+BOX_OF_ONE_NUMBER = trpo_jax.Box(-1, 1, ())
+
+
+def test_the_environment_to_be_spoilt_trains():
+    for fields in ({}, {"reward": 1}, {"reward": np.float64(1)}, {"terminated": jnp.float32(0)}):
+        agent = trpo_jax.make_trpo(spoilt(fields=fields, action_space=BOX_OF_ONE_NUMBER), SMALL)
+        assert agent.rollout(agent.init(jax.random.key(0)))[1].reward.shape == (16, 4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"reward": ONE}, r"reward of shape \(1,\); a scalar"),
+        ({"terminated": ONE > 0}, r"terminated of shape \(1,\); a scalar"),
+        ({"truncated": ONE > 0}, r"truncated of shape \(1,\); a scalar"),
+        ({"truncated": None}, "truncated=None; a scalar"),
+        ({"reward": "much"}, "reward='much'"),
+        ({"reward": 1j}, "reward=1j.*real"),
+        ({"obs": [0.0]}, r"observations=\[0.0\]; one array"),
+        ({"obs": {"a": ONE}}, "observations={'a'.*one array"),
+        ({"obs": ONE * 1j}, r"observations=array.*j\]\).*real"),
+    ],
+)
+def test_what_a_step_says_is_checked_before_anything_runs(fields, words):
+    with pytest.raises(ValueError, match=rf"step of spoilt returns .*{words}"):
+        trpo_jax.make_trpo(spoilt(fields=fields), SMALL)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"begun": (1, 2, 3)}, r"must return \(state, obs\)"),
+        ({"begun": (ONE, {"time": 0})}, "reset .* observations={'time': 0}; one array"),
+        ({"begun": ({"time": "late"}, ONE)}, "not a tree of arrays"),
+        ({"returned": lambda _, state, step: (state, {}, step)}, r"must return \(state, .*EnvStep"),
+        ({"returned": lambda _, state, step: ({"time": 0.5}, step)}, "int32.*after reset.*float32"),
+        ({"max_episode_steps": 5.0}, r"max_episode_steps of spoilt=5.0 must be a whole number"),
+        ({"obs_shape": ("1",)}, r"obs_shape=\('1',\) of spoilt must be"),
+    ],
+)
+def test_what_is_wrong_with_an_environment_is_said(attributes, words):
+    with pytest.raises(ValueError, match=words):
+        trpo_jax.make_trpo(spoilt(**attributes), SMALL)
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (trpo_jax.Discrete(2.0), r"num_actions=2.0\) of spoilt must be counted"),
+        (trpo_jax.Discrete("a"), r"num_actions='a'\) of spoilt must be counted"),
+        (trpo_jax.MultiDiscrete(3), r"num_categories=3\) of spoilt must be counted"),
+        (trpo_jax.MultiDiscrete((2.0, 3)), r"\(2.0, 3\)\) of spoilt must be counted"),
+        (trpo_jax.Box(-1, 1, 3), r"shape=3\) of spoilt must be counted"),
+        (trpo_jax.Box(None, None, (3,)), "low=None.*bounds"),
+        (trpo_jax.Box("a", "b", (3,)), "low='a'.*bounds"),
+        (trpo_jax.Box(-1, 1j, (3,)), "high=1j.*bounds"),
+    ],
+)
+def test_action_spaces_are_counted_in_whole_numbers_between_real_bounds(space, words):
+    with pytest.raises(ValueError, match=words):
+        trpo_jax.make_trpo(spoilt(action_space=space), SMALL)
+
+
+@pytest.mark.parametrize("attribute", ["name", "obs_shape", "action_space"])
+def test_an_attribute_that_is_missing_is_named(attribute):
+    class Bare(trpo_jax.Environment):
+        reset, step = Spoilt.reset, Spoilt.step
+
+    for other in {"name", "obs_shape", "action_space"} - {attribute}:
+        setattr(Bare, other, getattr(Spoilt, other))
+    with pytest.raises(ValueError, match=f"Bare has no {attribute}"):
+        trpo_jax.make_trpo(Bare(), SMALL)

@@ -130,7 +130,7 @@ class Environment(abc.ABC):
 def reset_batch(env: Environment, keys: jax.Array) -> tuple[EnvState, jax.Array]:
     """Begin N episodes from keys [N]: states and float32 observations, leading axis N."""
     states, obs = jax.vmap(env.reset)(keys)
-    return jax.tree.map(_strongly_typed, states), jnp.asarray(obs, jnp.float32)
+    return jax.tree.map(strongly_typed, states), jnp.asarray(obs, jnp.float32)
 
 
 def step_batch(
@@ -143,7 +143,7 @@ def step_batch(
     truncated: a simulation that blew up starts again instead of poisoning the rest of the run.
     """
     next_states, step = jax.vmap(env.step)(keys, states, actions)
-    next_states = jax.tree.map(_like, states, next_states)
+    next_states = jax.tree.map(like, states, next_states)
     obs = jnp.asarray(step.obs, jnp.float32)
     terminated = jnp.asarray(step.terminated, bool)
     reward = jnp.asarray(step.reward, jnp.float32)
@@ -165,7 +165,7 @@ def where_done(done: jax.Array, fresh: Any, current: Any) -> Any:
     return jax.tree.map(pick, fresh, current)
 
 
-def _strongly_typed(leaf: Any) -> jax.Array:
+def strongly_typed(leaf: Any) -> jax.Array:
     """An array without weak type, so that the state a scan carries keeps its type."""
     array = jnp.asarray(leaf)
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
@@ -173,14 +173,14 @@ def _strongly_typed(leaf: Any) -> jax.Array:
     return jax.lax.convert_element_type(array, array.dtype)
 
 
-def _like(before: jax.Array, after: Any) -> jax.Array:
+def like(before: jax.Array, after: Any) -> jax.Array:
     """`after` in the type of `before`, if no information is lost."""
     after = jnp.asarray(after)
     if after.shape != before.shape or (
         after.dtype != before.dtype and not np.can_cast(after.dtype, before.dtype, "same_kind")
     ):
         raise ValueError(
-            f"a leaf of the environment's state is {before.dtype}{before.shape[1:]} after reset "
-            f"but {after.dtype}{after.shape[1:]} after step; return the same type from both"
+            f"a leaf of the environment's state is {before.dtype}{before.shape} after reset "
+            f"but {after.dtype}{after.shape} after step; return the same type from both"
         )
     return after if after.dtype == before.dtype else after.astype(before.dtype)

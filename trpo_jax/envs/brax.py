@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from trpo_jax.config import require_whole_number
 from trpo_jax.envs.base import Box, Environment, EnvStep
 
 
@@ -83,21 +84,21 @@ class BraxEnvironment(Environment):
         name: str | None = None,
     ):
         for label, value in (("episode_length", episode_length), ("action_repeat", action_repeat)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{label}={value!r} must be a whole number >= 1")
+            require_whole_number(label, value)
         self.name = name or type(getattr(env, "unwrapped", env)).__name__.lower()
         _refuse_self_resetting(env, self.name)
         self._env = env
         self._action_repeat = action_repeat
         self.max_episode_steps = -(-episode_length // action_repeat)
         self.action_space = Box(-1.0, 1.0, (int(env.action_size),))
-        state = jax.eval_shape(env.reset, jax.random.key(0))
-        if not hasattr(state.obs, "shape"):
+        self._takes_typed_keys = _takes_typed_keys(env, self.name)
+        _, obs = jax.eval_shape(self.reset, jax.random.key(0))
+        if not hasattr(obs, "shape"):
             raise ValueError(
-                f"observations of {self.name} are {sorted(state.obs)}: a dictionary; one array is "
-                "needed, so choose another observation mode or wrap the environment"
+                f"observations of {self.name} are {obs}; one array is needed and no dictionary, so "
+                "choose another observation mode or wrap the environment"
             )
-        self.obs_shape = tuple(state.obs.shape)
+        self.obs_shape = tuple(obs.shape)
 
     @property
     def unwrapped(self) -> Any:
@@ -106,7 +107,7 @@ class BraxEnvironment(Environment):
 
     def reset(self, key: jax.Array):
         """Begin an episode from a fresh initial state."""
-        state = self._env.reset(key)
+        state = self._env.reset(key if self._takes_typed_keys else jax.random.key_data(key))
         return (state, jnp.int32(0)), state.obs
 
     def step(self, key: jax.Array, state: Any, action: jax.Array):
@@ -115,7 +116,7 @@ class BraxEnvironment(Environment):
         brax_state, time = state
         brax_state, reward = self._repeat(brax_state, action)
         time = time + 1
-        cut = jnp.asarray(brax_state.info.get("truncation", False), bool)
+        cut = jnp.asarray((brax_state.info or {}).get("truncation", False), bool)
         return (brax_state, time), EnvStep(
             obs=brax_state.obs,
             reward=reward,
@@ -146,3 +147,21 @@ def _refuse_self_resetting(env: Any, name: str):
                 "it: batching and automatic reset are done here"
             )
         env = vars(env).get("env")
+
+
+def _takes_typed_keys(env: Any, name: str) -> bool:
+    """Whether reset takes JAX's typed keys; one that keeps uint32 does not."""
+    mistakes = (TypeError, ValueError, IndexError)
+    try:
+        jax.eval_shape(env.reset, jax.random.key(0))
+        return True
+    except mistakes as error:
+        refusal = error
+    try:
+        jax.eval_shape(env.reset, jax.random.key_data(jax.random.key(0)))
+        return False
+    except mistakes:
+        raise ValueError(
+            f"reset of {name} takes neither a typed key (jax.random.key) nor its uint32 data: "
+            f"{refusal}"
+        ) from refusal

@@ -46,10 +46,10 @@ class GymnaxEnvironment(Environment):
         self.name = str(name or getattr(env, "name", type(env).__name__))
         self._env = env
         self._params = _merge_params(env, env_params, self.name)
-        self._one_hot_size = _one_hot_size(env.observation_space(self._params))
+        self._one_hot_size = _one_hot_size(_space(env.observation_space, self._params))
         self._bare = _is_bare(env)
         self.obs_shape = self._find_obs_shape()
-        self.action_space = _action_space(env.action_space(self._params), self.name)
+        self.action_space = _action_space(_space(env.action_space, self._params), self.name)
         limit = getattr(self._params, "max_steps_in_episode", None)
         self.max_episode_steps = None if limit is None else int(limit)
 
@@ -124,20 +124,31 @@ def _is_bare(env: Any) -> bool:
 
 
 def _merge_params(env: Any, env_params: Any, name: str) -> Any:
-    if env_params is None:
+    if env_params is None and hasattr(env, "default_params"):
         return env.default_params
-    if isinstance(env_params, str | int | float | list):
+    if env_params is None or isinstance(env_params, str | int | float | list):
         raise ValueError(
-            f"env_params={env_params!r} of {name} must be a dict of fields, or a "
-            f"{type(env.default_params).__name__}"
+            f"env_params={env_params!r} of {name} must be its parameter object, or a dict of the "
+            "fields that differ from its default_params if it has them"
         )
     if not isinstance(env_params, dict):
         return env_params
+    defaults: Any = getattr(env, "default_params", None)
+    if not hasattr(defaults, "replace"):
+        raise ValueError(
+            f"env_params={env_params} of {name} is a dict of fields, but default_params={defaults} "
+            "has none to replace; pass a whole parameter object"
+        )
     try:
-        return env.default_params.replace(**env_params)
+        return defaults.replace(**env_params)
     except TypeError:
-        known = ", ".join(vars(env.default_params))
+        known = ", ".join(vars(defaults))
         raise ValueError(f"env_params={env_params} of {name}: the fields are {known}") from None
+
+
+def _space(space: Any, params: Any) -> Any:
+    """A space from gymnax's method of the parameters, or from a plain attribute."""
+    return space(params) if callable(space) else space
 
 
 def _one_hot_size(space: Any) -> int | None:

@@ -75,14 +75,21 @@ def _unknown(env_id: str, known: list[str]) -> ValueError:
 
 def _adapt(env: Any, kwargs: dict[str, Any]) -> Environment:
     adapter: Callable[..., Environment]
+    if isinstance(env, type):
+        raise ValueError(f"{env!r} is a class; pass an instance: make_env({env.__name__}())")
     if hasattr(type(env), "action_size") or "action_size" in getattr(env, "__dict__", ()):
         adapter, allowed = _suite("brax").BraxEnvironment, {"episode_length", "action_repeat"}
     elif all(hasattr(env, name) for name in ("reset", "step", "action_space", "observation_space")):
         adapter, allowed = _suite("gymnax").GymnaxEnvironment, {"env_params"}
     else:
+        is_pair = isinstance(env, tuple) and len(env) == 2
+        remedy = (
+            "unpack gymnax's pair: make_env(env, env_params=params)"
+            if is_pair
+            else "see trpo_jax.Environment for how to write one"
+        )
         raise ValueError(
-            f"{env!r} is neither an environment id nor a gymnax- or brax-style object; "
-            "see trpo_jax.Environment for how to write one"
+            f"{env!r} is neither an environment id nor a gymnax- or brax-style object; {remedy}"
         )
     if unknown := kwargs.keys() - allowed:
         raise ValueError(
