@@ -2,7 +2,9 @@
 
 import json
 import resource
+import shlex
 import shutil
+import subprocess
 import sys
 import types
 
@@ -16,6 +18,7 @@ from trpo_jax.experiments.checkpoints import Checkpoints
 from trpo_jax.experiments.evaluation import bootstrap_interval, summarize
 from trpo_jax.experiments.files import is_locked, locked, read_lines
 from trpo_jax.experiments.loggers import JsonLines, TensorBoard, WeightsAndBiases
+from trpo_jax.experiments.quiet import quiet
 from trpo_jax.experiments.run_directory import list_runs, load_run, read_status
 from trpo_jax.experiments.states import final_state, make_agent, state_at
 from trpo_jax.learner.evaluation import EpisodeStats
@@ -122,9 +125,40 @@ def test_the_checkpoint_of_another_agent_is_refused(run, original, tmp_path, cap
     assert "checkpoints/1" in capsys.readouterr().err
 
 
-def test_a_run_without_checkpoint_starts_over(run, original):
+@pytest.mark.parametrize("item", ["meta", "state"])
+def test_files_of_a_checkpoint_that_are_empty_are_named(run, item, capfd):
+    for update in (4, 8, 12):
+        for file in (run / "checkpoints" / str(update) / item).rglob("*"):
+            if file.is_file():
+                file.write_bytes(b"")
+    assert resume(run, NUM_UPDATES + 2) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert f"checkpoints/4 is damaged: {item}/" in error
+
+
+def test_orbax_does_not_speak_of_what_it_can_do_without(run, capfd):
+    for update in (4, 8, 12):
+        (run / "checkpoints" / str(update) / "_CHECKPOINT_METADATA").write_bytes(b"")
+    assert resume(run, NUM_UPDATES + 1) == 0
+    assert "ERROR" not in capfd.readouterr().err
+
+
+def test_only_abandoned_reads_are_hushed(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    report = lambda text: types.SimpleNamespace(exc_value=RuntimeError(text))  # noqa: E731
+    with pytest.raises(OSError), quiet():
+        raise OSError
+    sys.unraisablehook(report("Event loop is closed"))
+    sys.unraisablehook(report("something else"))
+    assert [str(each.exc_value) for each in seen] == ["something else"]
+
+
+def test_a_run_without_checkpoint_starts_over_and_says_so(run, original, capsys):
     shutil.rmtree(run / "checkpoints")
     assert resume(run, NUM_UPDATES) == 0
+    assert "warning: run=" in capsys.readouterr().err
     assert (run / "metrics.jsonl").read_bytes() == (original / "metrics.jsonl").read_bytes()
 
 
@@ -171,6 +205,30 @@ def test_the_status_of_a_run_that_was_killed(run):
     assert status.status == "killed"
     assert status.steps == NUM_UPDATES * BATCH_SIZE
     assert np.isfinite(status.last_return)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"updates": 4}'])
+def test_a_damaged_status_hides_no_other_run(run, original, text):
+    (run / "status.json").write_text(text)
+    shutil.copytree(original, run.parent / "other")
+    statuses = {status.path.name: status.status for status in list_runs(run.parent)}
+    assert statuses == {"run": "damaged", "other": "finished"}
+
+
+@pytest.mark.parametrize("bad", ["\0bad", "[1]", "{}"])
+def test_a_damaged_line_of_the_metrics_is_named(run, bad, capsys):
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join([*lines[:2], f"{bad}\n", *lines[2:]]))
+    for command in ("doctor", "plot"):
+        assert main([command, str(run)]) == 2
+    assert resume(run, NUM_UPDATES + 1) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 3
+    assert all("metrics.jsonl is damaged: line 3 " in each for each in errors)
+    assert [status.status for status in list_runs(run.parent)] == ["damaged"]
+    subprocess.run(shlex.split(errors[0].partition("line: ")[2]), check=True)
+    assert resume(run, NUM_UPDATES + 1) == 0
+    assert updates_in(run) == list(range(1, NUM_UPDATES + 2))
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(run, tmp_path):

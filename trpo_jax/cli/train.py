@@ -137,6 +137,9 @@ def _resume(argv: list[str], path: Path) -> int:
     agent, devices = states.make_agent(spec), Devices(arguments.output.devices)
     devices.require_equal_parts(spec)
     console = Console(stderr=True, quiet=not devices.is_first)
+    if not done:
+        text = f"run={path} has no checkpoint to go on from; it starts again at update 1"
+        console.print(f"warning: {text}", soft_wrap=True)
     for change in specification.changes(run.versions, run.options.devices or 1, devices.number):
         console.print(f"warning: {change}", soft_wrap=True)
     return _carry_out(path, spec, arguments, agent, devices)

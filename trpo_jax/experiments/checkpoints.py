@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from trpo_jax.experiments.quiet import quiet
 
 _FORMAT = 1
 """Raised whenever states of before can no longer be read."""
@@ -77,24 +78,15 @@ class Checkpoints:
 
         path = self._directory / str(update)
         template = jax.eval_shape(lambda state: jax.tree.map(_without_key, state), like)
-        try:
-            with _quiet():
-                content = self._manager().restore(
-                    update,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(_as_numpy(template)),
-                        meta=ocp.args.JsonRestore(),
-                    ),
-                )
-        except Exception as error:  # orbax and tensorstore raise whatever they like
-            raise ValueError(f"checkpoint={path} cannot be read: {_first_line(error)}") from None
-        stored, meta = content["state"], content["meta"]
+        _require_content(path)
+        meta = self._read(update, "meta", ocp.args.JsonRestore())
         if meta.get("format") != _FORMAT:
             raise ValueError(
                 f"checkpoint={path} has format {meta.get('format')}, this version of trpo_jax "
                 f"reads {_FORMAT}; use the version that wrote it"
             )
-        if _digest(stored) != meta["digest"] or not _same_kind(stored, template):
+        stored = self._read(update, "state", ocp.args.StandardRestore(_as_numpy(template)))
+        if _digest(stored) != meta.get("digest") or not _same_kind(stored, template):
             raise ValueError(f"checkpoint={path} is damaged: its content is not what was written")
         return from_host(stored, like)
 
@@ -113,6 +105,7 @@ class Checkpoints:
                 warn(f"{problem}; going back to the one before")
                 self._set_aside(update)
         if updates:
+            self.close()
             raise ValueError(f"{problem}; there is no other to go back to")
         return None
 
@@ -121,6 +114,17 @@ class Checkpoints:
         for later in self.updates():
             if later > update:
                 self._manager().delete(later)
+
+    def _read(self, update: int, item: str, how: Any) -> Any:
+        """One item of a checkpoint: of several at once, orbax abandons one if another fails."""
+        import orbax.checkpoint as ocp
+
+        try:
+            with quiet():
+                return self._manager().restore(update, args=ocp.args.Composite(**{item: how}))[item]
+        except Exception as error:  # orbax and tensorstore raise whatever they like
+            path = self._directory / str(update)
+            raise ValueError(f"checkpoint={path} cannot be read: {_first_line(error)}") from None
 
     def _set_aside(self, update: int) -> None:
         self.close()
@@ -142,7 +146,7 @@ class Checkpoints:
                 multiprocessing_options=alone,
             )
             self._directory.mkdir(parents=True, exist_ok=True)
-            with _quiet():
+            with quiet():
                 self._open_manager = ocp.CheckpointManager(
                     self._directory, options=options, item_names=("state", "meta")
                 )
@@ -151,7 +155,7 @@ class Checkpoints:
     @contextlib.contextmanager
     def _explained(self, update: int | None) -> Iterator[None]:
         try:
-            with _quiet():
+            with quiet():
                 yield
         except Exception as error:
             what = "a checkpoint" if update is None else f"the checkpoint of update {update}"
@@ -187,6 +191,13 @@ def _require_types_of_jax(stored: Any) -> None:
                 f"state{jax.tree_util.keystr(path)} is {leaf.dtype}, which JAX reads as {narrow}; "
                 f"store it as {narrow}, or enable jax_enable_x64"
             )
+
+
+def _require_content(path: Path) -> None:
+    """Orbax leaves tasks behind that end in a traceback when it meets files that are empty."""
+    for file in (*(path / "meta").rglob("*"), *(path / "state").rglob("*")):
+        if file.is_file() and not file.stat().st_size:
+            raise ValueError(f"checkpoint={path} is damaged: {file.relative_to(path)} is empty")
 
 
 def _digest(stored: Any) -> str:
@@ -226,15 +237,3 @@ def _with_key(stored: Any, like: Any) -> Any:
 def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Orbax logs much; what matters comes as an exception."""
-    logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -5,6 +5,7 @@ import fcntl
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,28 @@ def write_text(file: Path, text: str) -> None:
     os.replace(temporary, file)
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines; a last line that was torn by a kill is left out."""
+def read_lines(file: Path, *names: str) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines; a last line that was torn by a kill is left out.
+
+    Raises `ValueError` if another line is no record with these names.
+    """
     if not file.is_file():
         return []
     lines = file.read_bytes().split(b"\n")[:-1]
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError:
-        raise ValueError(f"{file} is damaged: a line is not JSON") from None
+    return [read_line(file, number, line, *names) for number, line in enumerate(lines, start=1)]
+
+
+def read_line(file: Path, number: int, line: bytes, *names: str) -> dict[str, Any]:
+    """The record in a complete line of such a file. Raises `ValueError` if there is none."""
+    with contextlib.suppress(ValueError):
+        record = json.loads(line)
+        if isinstance(record, dict) and all(name in record for name in names):
+            return record
+    text = line.decode(errors="replace").strip()[:40]
+    raise ValueError(
+        f"{file} is damaged: line {number} is not what was written ({text!r}); put back a copy "
+        f"of the file, or delete that line: sed -i {number}d {shlex.quote(str(file))}"
+    )
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Where metrics go: a file of JSON lines, TensorBoard, Weights & Biases."""
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from trpo_jax.experiments.files import to_json
+from trpo_jax.experiments.files import read_line, to_json
 from trpo_jax.learner.monitoring import UpdateMetrics
 
 Record = dict[str, Any]
@@ -178,8 +177,10 @@ def _end_of_update(path: Path, last_update: int) -> int:
     """Length in bytes of the part of a metrics file that ends with the records of an update."""
     end = 0
     with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n") or json.loads(line)["update"] > last_update:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            if read_line(path, number, line, "update")["update"] > last_update:
                 break
             end += len(line)
     return end

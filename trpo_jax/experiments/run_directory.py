@@ -24,6 +24,7 @@ FINAL_EVALUATION = "evaluation.json"
 STATUS = "status.json"
 CHECKPOINTS = "checkpoints"
 BEST = "best"
+SWEEP = "sweep.json"
 TENSORBOARD = "tensorboard"
 _README = """\
 # A training run of trpo_jax
@@ -84,7 +85,8 @@ class RunStatus(NamedTuple):
     last_return: float | None
     """Mean over seeds of the last update's `episode_return`; None if no episode has ended."""
     status: str
-    """running, finished, interrupted, failed, or killed: ended without a word."""
+    """running, finished, interrupted, failed, killed: ended without a word, or damaged: its
+    status.json or metrics.jsonl cannot be read."""
 
 
 def default_directory(env_id: str) -> Path:
@@ -111,6 +113,8 @@ def write_run(
 
 def load_run(path: Path) -> Run:
     """Read a run directory. Raises `ValueError` if there is none, or not a readable one."""
+    if (path / SWEEP).is_file() and not (path / CONFIG).is_file():
+        raise ValueError(f"run={path} is a sweep and not a run; its best run is {path / BEST}")
     with reading("run", path / CONFIG) as content:
         return Run(
             path,
@@ -131,12 +135,10 @@ def list_runs(root: Path) -> list[RunStatus]:
 
 def read_status(run: Run) -> RunStatus:
     """Where a run stands."""
-    file = run.path / STATUS
-    status = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    phase = status.get("status", "running")
-    if phase == "running" and not is_locked(run.path):
-        phase = "killed"
-    histories = run.histories()
+    try:
+        phase, histories = _phase(run.path), run.histories()
+    except (ValueError, KeyError, TypeError):  # one bad file must not hide all the other runs
+        phase, histories = "damaged", []
     updates = min((len(history.get("update", ())) for history in histories), default=0)
     last = [history["episode_return"][-1] for history in histories if "episode_return" in history]
     finite = [value for value in last if np.isfinite(value)]
@@ -151,6 +153,14 @@ def read_status(run: Run) -> RunStatus:
     )
 
 
+def _phase(path: Path) -> str:
+    """What status.json says; "killed" if it says "running" and no process does."""
+    file = path / STATUS
+    status = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    phase = str(status["status"]) if status else "running"
+    return "killed" if phase == "running" and not is_locked(path) else phase
+
+
 def write_status(path: Path, status: str, updates: int, batch_size: int, reason: str = "") -> None:
     """Replace status.json."""
     content = {"status": status, "updates": updates, "steps": updates * batch_size}
@@ -161,7 +171,7 @@ def write_status(path: Path, status: str, updates: int, batch_size: int, reason:
 
 def read_histories(file: Path, seeds: list[int]) -> list[dict[str, np.ndarray]]:
     """Metrics per seed: name -> array [updates, ...]; null becomes NaN."""
-    records = read_lines(file)
+    records = read_lines(file, "seed")
     by_seed = {seed: [r for r in records if r["seed"] == seed] for seed in seeds}
     return [
         {name: _column([record[name] for record in rows]) for name in (rows[0] if rows else ())}

@@ -32,7 +32,7 @@ from trpo_jax.experiments.sweep.result import SweepResult
 from trpo_jax.experiments.sweep.settings import show
 from trpo_jax.experiments.sweep.training import sweep
 
-SPEC = "sweep.json"
+SPEC = layout.SWEEP
 RESULTS = "results.csv"
 
 
