@@ -13,6 +13,8 @@ import pytest
 
 import trpo_jax
 from trpo_jax.cli import main
+from trpo_jax.cli.arguments import TrainArguments
+from trpo_jax.cli.parsing import parse
 from trpo_jax.experiments.run_directory import load_run
 from trpo_jax.experiments.states import final_state
 
@@ -25,6 +27,7 @@ SWEEP = ["sweep", "CartPole-v1", "--max-kl", "0.01"]
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ([], ["COMMAND", "train, sweep", "--help"]),
         (["train"], ["ENV"]),
         (["trian", "CartPole-v1"], ["trian", "train"]),
         (["train", "CartPol-v1"], ["CartPol-v1", "CartPole-v1"]),
@@ -41,6 +44,10 @@ SWEEP = ["sweep", "CartPole-v1", "--max-kl", "0.01"]
         (["train", "CartPole-v1", "--adapt-damping", "--cg-damping", "0"], ["cg_damping=0", "pos"]),
         (["train", "CartPole-v1", "--gamma", "1.5"], ["gamma=1.5", "[0, 1]"]),
         (["train", "CartPole-v1", "--total-steps", "0"], ["total_steps=0", ">= 1"]),
+        (["train", "CartPole-v1", "--total-steps", "1.5"], ["--total-steps", "1.5", "2e5"]),
+        (["train", "CartPole-v1", "--total-steps", "1e-3"], ["--total-steps", "1e-3", "2e5"]),
+        (["train", "CartPole-v1", "--total-steps", "inf"], ["--total-steps", "inf", "2e5"]),
+        (["train", "CartPole-v1", "--curvature-chunk-size", "all"], ["-size: 'all'", "nor none"]),
         (["train", "CartPole-v1", "--num-seeds", "0"], ["num_seeds=0", ">= 1"]),
         (["train", "CartPole-v1", "--seed", "-1"], ["seed=-1"]),
         (["train", "CartPole-v1", "--devices", "0"], ["devices=0", ">= 1"]),
@@ -206,6 +213,7 @@ def test_a_finished_run_goes_on_with_more_steps_only(run, capsys):
         (["evaluate", "nowhere"], ["nowhere", "does not exist"]),
         (["plot"], ["RUN"]),
         (["doctor", "nowhere"], ["nowhere", "does not exist"]),
+        (["doctor", "RUN", "--update", "3"], ["update=3", "--dump"]),
         (["runs", "nowhere"], ["nowhere"]),
         (["train", "--resume", "nowhere"], ["nowhere", "does not exist"]),
         (["evaluate", "RUN", "--episodes", "0"], ["episodes=0", ">= 1"]),
@@ -229,6 +237,23 @@ def test_bad_input_about_runs_is_one_line_too(arguments, words, run, capsys, tmp
     for word in words:
         assert word in captured.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_that_is_taken_for_a_run_names_its_best(capsys, tmp_path):
+    (tmp_path / "sweep.json").write_text("{}")
+    for command in ("plot", "doctor", "render"):
+        assert main([command, str(tmp_path)]) == 2
+        assert f"is {tmp_path / 'best'}" in capsys.readouterr().err
+
+
+def test_steps_may_be_written_as_2e6_and_none_in_any_case():
+    for none in ("none", "None", "NONE"):
+        words = ["ENV", "--total-steps", "2e6", "--curvature-chunk-size", none, "--devices", "3"]
+        parsed = parse(TrainArguments, words, "trpo-jax train", TrainArguments())
+        assert parsed.total_steps == 2_000_000
+        assert isinstance(parsed.total_steps, int)
+        assert parsed.config.curvature_chunk_size is None
+        assert parsed.output.devices == 3
 
 
 def test_a_run_over_several_seeds_logs_each_of_them(tmp_path):

@@ -52,9 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv:
+        raise ValueError(
+            f"COMMAND is missing; use one of {', '.join(_COMMANDS)}; --help explains them"
+        )
+    if argv[0] in ("-h", "--help"):
         print(_USAGE, end="")
-        return 0 if argv else 2
+        return 0
     command, rest = argv[0], argv[1:]
     if command not in _COMMANDS:
         near = difflib.get_close_matches(command, _COMMANDS, n=1)

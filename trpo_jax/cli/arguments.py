@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from trpo_jax.cli.parsing import TotalSteps
 from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.experiments.specification import RunOptions
 from trpo_jax.presets import DEFAULT
@@ -30,7 +31,7 @@ class TrainArguments:
     """Seed of the run."""
     num_seeds: int = 1
     """Train this many seeds, from --seed on, side by side in one program."""
-    total_steps: int = DEFAULT.total_steps
+    total_steps: TotalSteps = DEFAULT.total_steps
     """Environment steps per seed, rounded up to whole updates."""
     output: tyro.conf.OmitArgPrefixes[RunOptions] = _DEFAULT_OPTIONS
     distributed: bool = False
@@ -95,7 +96,7 @@ class SweepArguments:
     """Trainings side by side at most. By default as many as fit into memory, and eight on a CPU."""
     devices: int = 1
     """Devices that the trainings are spread over."""
-    total_steps: int = DEFAULT.total_steps
+    total_steps: TotalSteps = DEFAULT.total_steps
     """Environment steps of each training, rounded up to whole updates."""
     eval_episodes: int = 64
     """Episodes of the evaluation at the end, per training."""

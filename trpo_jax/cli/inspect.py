@@ -95,14 +95,19 @@ def render(argv: list[str]) -> int:
 def doctor(argv: list[str]) -> int:
     """Say what went wrong in a run."""
     arguments = parse(DoctorArguments, argv, "trpo-jax doctor")
+    if arguments.update is not None and arguments.dump is None:
+        raise ValueError(
+            f"update={arguments.update} is the update to dump; give --dump DIR too, or leave it out"
+        )
     from trpo_jax.experiments import doctor, run_directory
 
     run = run_directory.load_run(arguments.run)
     diagnosis = doctor.examine(run)
+    # The dump first: it may be refused, and a refusal is one line, without a report before it.
+    dumped = doctor.dump(run, arguments.update, arguments.dump) if arguments.dump else []
     print(diagnosis.to_json() if arguments.json else diagnosis.to_text())
-    if arguments.dump is not None:
-        for path in doctor.dump(run, arguments.update, arguments.dump):
-            print(path, file=sys.stderr)
+    for path in dumped:
+        print(path, file=sys.stderr)
     return 1 if diagnosis.severe else 0
 
 

@@ -4,9 +4,14 @@ import ast
 import contextlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+)
 
 from trpo_jax.config import TRPOConfig
 from trpo_jax.presets import DEFAULT, Preset, get_preset
@@ -41,6 +46,54 @@ def require_once(argv: Sequence[str], names: Iterable[str]) -> None:
             )
 
 
+def whole_number(word: str) -> int:
+    """2000000, or 2e6."""
+    with contextlib.suppress(ValueError):
+        return int(word)
+    with contextlib.suppress(ValueError):
+        if float(word).is_integer():
+            return int(float(word))
+    raise ValueError(f"{word!r} is not a whole number, such as 200000 or 2e5")
+
+
+TotalSteps = Annotated[
+    int,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda words: whole_number(words[0]),
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
+"""Of steps there are so many that one writes 2e6."""
+
+_registry = ConstructorRegistry()
+
+
+@_registry.primitive_rule
+def _optional_whole_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """`int | None`: tyro itself knows `None` only, and has a long message for all else."""
+    if info.type != int | None:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT|none",
+        instance_from_str=lambda words: _whole_number_or_none(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, int),
+        str_from_instance=lambda value: [str(value).lower()],
+    )
+
+
+def _whole_number_or_none(word: str) -> int | None:
+    if word.lower() == "none":
+        return None
+    try:
+        return int(word)
+    except ValueError:
+        raise ValueError(f"{word!r} is neither a whole number nor none") from None
+
+
 def parse(
     kind: type[Arguments],
     argv: list[str],
@@ -51,7 +104,7 @@ def parse(
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(kind, args=argv, prog=prog, default=default)
+            return tyro.cli(kind, args=argv, prog=prog, default=default, registry=_registry)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
