@@ -299,10 +299,32 @@ def test_the_dump_is_what_the_update_learned_from(run, tmp_path, capsys):
         np.testing.assert_allclose(losses[seed].mean(), history["value_loss_before"][5], rtol=1e-4)
     batch = np.load(tmp_path / "batch.npz")
     assert batch["obs"].shape == (2, BATCH_SIZE, 4)
+    capsys.readouterr()
     assert main(["doctor", str(run), "--dump", str(tmp_path), "--update", "7"]) == 2
-    assert "update=7" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert captured.out == ""  # no report before the refusal
+    assert "update=7" in captured.err
     assert main(["doctor", str(run), "--dump", str(run / "config.json")]) == 2
     assert "dump=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (({}, CONFIG), ["history", "its 0", "agent.train"]),
+        (([], CONFIG), ["history is empty", "agent.train"]),
+        ((None, CONFIG), ["history is NoneType"]),
+        ((np.zeros(3), CONFIG), ["history is ndarray"]),
+        (({"kl": np.zeros(3)}, CONFIG), ["history", "its 1"]),
+        ((CONFIG, healthy()), ["config must be a TRPOConfig", "dict", "diagnose(history, config"]),
+        ((healthy(), CONFIG, CONFIG), ["hparams must be a HParams", "TRPOConfig"]),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(arguments, words):
+    with pytest.raises(ValueError, match=r"; (pass|call)") as refusal:
+        diagnose(*arguments)
+    for word in words:
+        assert word in str(refusal.value)
 
 
 def test_every_metric_and_every_rule_is_documented():

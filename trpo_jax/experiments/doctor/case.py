@@ -28,6 +28,11 @@ class Case:
     """Whether the actions are continuous; None if that is not known."""
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.history:
+            raise ValueError(
+                f"history has no metric {name!r} among its {len(self.history)}; pass what "
+                "agent.train returns, or Run.histories"
+            )
         return np.asarray(self.history[name])
 
     @property

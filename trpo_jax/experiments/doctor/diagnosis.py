@@ -49,19 +49,20 @@ def diagnose(
 
     `history` is what `agent.train` returns, [updates, ...] or [seeds, updates, ...], or what
     `Run.histories` does. `continuous` says whether the actions are, for the check of max_kl.
+    Raises `ValueError` if an argument is of another kind, or a metric is missing.
     """
-    histories = _as_histories(history)
+    _require_kinds(history, config, hparams)
+    cases = [Case(each, config, hparams, continuous) for each in _as_histories(history)]
     found: dict[str, list[Finding]] = {}
-    for each in histories:
-        case = Case(each, config, hparams, continuous)
+    for case in cases:
         for rule in RULES:
             finding = rule(case)
             if finding is not None:
                 found.setdefault(finding.name, []).append(finding)
-    merged = [_merge(findings, len(histories)) for findings in found.values()]
+    merged = [_merge(findings, len(cases)) for findings in found.values()]
     order = {rule.__name__: i for i, rule in enumerate(RULES)}
     merged.sort(key=lambda finding: (SEVERITIES.index(finding.severity), order[finding.name]))
-    return Diagnosis(tuple(merged), len(histories[0]["update"]), len(histories))
+    return Diagnosis(tuple(merged), len(cases[0]["update"]), len(cases))
 
 
 def examine(run: Run) -> Diagnosis:
@@ -74,6 +75,23 @@ def examine(run: Run) -> Diagnosis:
     env = make_env(run.spec.env_id, **run.spec.env_kwargs)
     continuous = isinstance(env.action_space, Box)
     return diagnose(histories, run.spec.config, run.spec.hparams, continuous=continuous)
+
+
+def _require_kinds(history: Any, config: Any, hparams: Any) -> None:
+    for name, value, kind in (("config", config, TRPOConfig), ("hparams", hparams, HParams)):
+        if not isinstance(value, kind):
+            raise ValueError(
+                f"{name} must be a {kind.__name__}, and a {type(value).__name__} came; call "
+                "diagnose(history, config, hparams)"
+            )
+    is_sequence = isinstance(history, Sequence)
+    of_seeds = is_sequence and history and all(isinstance(each, Mapping) for each in history)
+    if not isinstance(history, UpdateMetrics | Mapping) and not of_seeds:
+        what = "empty" if is_sequence and not history else type(history).__name__
+        raise ValueError(
+            f"history is {what}; pass what agent.train returns, or Run.histories: a mapping from "
+            "metric to array [updates, ...], or one for each seed"
+        )
 
 
 def _as_histories(history: Any) -> list[Mapping[str, np.ndarray]]:
