@@ -35,12 +35,13 @@ class Start(NamedTuple):
     that are nearly constant, and nothing in them to explain."""
     epochs: int = 10
     rate: float = 1e-3
+    num_envs: int | None = None
 
 
 ENVIRONMENTS = {
     "CartPole-v1": Start(40_000),
     "Acrobot-v1": Start(50_000),
-    "Pendulum-v1": Start(80_000, epochs=20, rate=2e-3),
+    "Pendulum-v1": Start(80_000, epochs=20, rate=2e-3, num_envs=4),
     "inverted_pendulum": Start(250_000),
 }
 SHAPES = (
@@ -99,6 +100,8 @@ def quality(name: str, num_seeds: int, wanted: slice, quick: bool) -> dict[str, 
     keywords = {"backend": "spring"} if name == "inverted_pendulum" else {}
     env, preset = trpo_jax.make_env(name, **keywords), get_preset(name)
     start = ENVIRONMENTS[name]
+    if start.num_envs:
+        preset = preset._replace(config=preset.config.replace(num_envs=start.num_envs))
     num_updates = 2 if quick else start.steps // preset.config.batch_size
     keys = jax.random.split(jax.random.key(0), num_seeds)
     rows = {}
