@@ -34,10 +34,7 @@ def adam(epochs: int, minibatch: int, rate: float) -> Fit:
             key,
             params,
             state,
-            apply=apply,
-            obs=batch.obs,
-            target=batch.value_target,
-            weight=batch.weight,
+            **_data(apply, batch),
             learning_rate=rate,
             num_epochs=epochs,
             minibatch_size=min(minibatch, batch.obs.shape[0]),
@@ -45,6 +42,16 @@ def adam(epochs: int, minibatch: int, rate: float) -> Fit:
         return params, state
 
     return Fit(init_value_optimizer, run)
+
+
+def _data(apply: Apply, batch: Batch) -> dict[str, Any]:
+    """What both of the library's fits are given."""
+    return {
+        "apply": apply,
+        "obs": batch.obs,
+        "target": batch.value_target,
+        "weight": batch.weight,
+    }
 
 
 def _loss(apply: Apply, batch: Batch, unravel: Callable):
@@ -59,14 +66,7 @@ def lbfgs(iterations: int) -> Fit:
     """The library's other one."""
 
     def run(key, apply, params, state, batch):
-        params, _ = fit_value_lbfgs(
-            params,
-            apply=apply,
-            obs=batch.obs,
-            target=batch.value_target,
-            weight=batch.weight,
-            num_iterations=iterations,
-        )
+        params, _ = fit_value_lbfgs(params, **_data(apply, batch), num_iterations=iterations)
         return params, state
 
     return Fit(lambda params: (), run)

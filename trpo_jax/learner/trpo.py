@@ -131,32 +131,41 @@ def build_agent(
         require_whole_number("num_updates", num_updates)
         return compiled_train(state, _scalars(hparams), int(num_updates))
 
-    def act(state: TrainState, key: jax.Array, obs: jax.Array, deterministic: bool = False):
-        return compiled_act(state, _typed(key), jnp.asarray(obs), deterministic=deterministic)
-
-    def play_episodes(
-        state: TrainState,
-        key: jax.Array,
-        num_episodes: int = 128,
-        deterministic: bool = True,
-        max_steps: int | None = None,
-    ) -> EpisodeStats:
-        require_whole_number("num_episodes", num_episodes)
-        if max_steps is not None:
-            require_whole_number("max_steps", max_steps)
-        return compiled_play(state, _typed(key), int(num_episodes), deterministic, max_steps)
-
     return Agent(
         init=init,
         update=update,
         train=train,
-        act=act,
-        evaluate=play_episodes,
+        act=functools.partial(_act, compiled_act),
+        evaluate=functools.partial(_evaluate, compiled_play),
         rollout=jax.jit(collect),
         learn=learn_from,
         policy=policy,
         critic=critic,
     )
+
+
+def _act(
+    compiled: Callable[..., jax.Array],
+    state: TrainState,
+    key: jax.Array,
+    obs: jax.Array,
+    deterministic: bool = False,
+) -> jax.Array:
+    return compiled(state, _typed(key), jnp.asarray(obs), deterministic=deterministic)
+
+
+def _evaluate(
+    compiled: Callable[..., EpisodeStats],
+    state: TrainState,
+    key: jax.Array,
+    num_episodes: int = 128,
+    deterministic: bool = True,
+    max_steps: int | None = None,
+) -> EpisodeStats:
+    require_whole_number("num_episodes", num_episodes)
+    if max_steps is not None:
+        require_whole_number("max_steps", max_steps)
+    return compiled(state, _typed(key), int(num_episodes), deterministic, max_steps)
 
 
 def _typed(key: Any) -> jax.Array:
