@@ -58,15 +58,9 @@ def curvature_product(
     total = jnp.sum(weight)
     chunk_size = config.curvature_chunk_size
 
-    def mean_divergence(candidate: Tree) -> jax.Array:
-        def sums(chunk, chunk_weight):
-            outputs = objective.predict(candidate, chunk)
-            return jnp.sum(chunk_weight * objective.divergence(outputs, chunk))
-
-        return batch_sum(sums, batch, weight, chunk_size) / total
-
     if config.curvature == "hvp":
-        return linearized_hvp(mean_divergence, params)
+        evaluate = evaluation(objective, batch, config)
+        return linearized_hvp(lambda candidate: evaluate(candidate)[1], params)
 
     def product_on(chunk: Tree, chunk_weight: jax.Array) -> MatVec:
         def weighted_fisher_product(outputs: Tree, tangent: Tree) -> Tree:
