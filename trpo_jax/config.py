@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trpo_jax.common.checks import is_whole_number
+
 
 def _setting(default: Any, help: str, check: Callable[[Any], Any] | None = None, want: str = ""):
     """A dataclass field with its help text and its validity test beside it."""
@@ -24,6 +26,10 @@ def _at_least(bound: int) -> tuple[Callable[[Any], Any], str]:
 def _in_float32(x: Any) -> Any:
     with np.errstate(over="ignore"):
         return np.float32(x)
+
+
+def _are_sizes(sizes: tuple[Any, ...] | None) -> bool:
+    return sizes is None or all(is_whole_number(size) and size >= 1 for size in sizes)
 
 
 _POSITIVE = (
@@ -51,11 +57,23 @@ class TRPOConfig:
     num_envs: int = _setting(8, "environments stepped side by side (N)", *_at_least(1))
     num_steps: int = _setting(256, "steps of each environment per update (T)", *_at_least(1))
 
+    algorithm: Literal["trpo", "trpo_adaptive_damping"] = _setting(
+        "trpo",
+        "the policy step; trpo_adaptive_damping changes the damping from update to update by "
+        "predicted against actual improvement",
+    )
+
     hidden_sizes: tuple[int, ...] = _setting(
         (64, 64),
         "widths of the hidden layers, of policy and critic alike",
-        lambda sizes: all(_is_whole_number(size) and size >= 1 for size in sizes),
+        _are_sizes,
         "a tuple of whole numbers >= 1",
+    )
+    critic_hidden_sizes: tuple[int, ...] | None = _setting(
+        None,
+        "widths of the critic's hidden layers; none: as those of the policy",
+        _are_sizes,
+        "None or a tuple of whole numbers >= 1",
     )
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "silu", "gelu"] = _setting(
         "tanh", "non-linearity of the hidden layers"
@@ -73,21 +91,21 @@ class TRPOConfig:
         lambda value: abs(value) <= 15,  # beyond, float32 rounds an action to its mean
         "between -15 and 15",
     )
+    state_dependent_std: bool = _setting(
+        False, "let the standard deviation of a Gaussian policy depend on the observation"
+    )
 
     curvature: Literal["gauss_newton", "hvp"] = _setting(
         "gauss_newton", "product with the Fisher matrix: Jᵀ F J v, or jvp of grad of the mean KL"
     )
     cg_iterations: int = _setting(10, "upper bound on conjugate gradient iterations", *_at_least(1))
-    adapt_damping: bool = _setting(
-        False, "change the damping from update to update by predicted against actual improvement"
+    solver_dtype: Literal["float32", "float64"] = _setting(
+        "float32", "precision of curvature products and conjugate gradients"
     )
-    solver_dtype: Literal["float32", "mixed", "float64"] = _setting(
-        "float32",
-        "precision of curvature products and CG; mixed: float32 products, the rest in float64",
-    )
-    curvature_chunk_size: int | None = _setting(
+    chunk_size: int | None = _setting(
         None,
-        "examples per micro-batch of gradient, curvature, forward passes (to bound memory)",
+        "examples per micro-batch in all passes over the whole batch: gradient, curvature, line "
+        "search, values, L-BFGS (to bound memory)",
         lambda size: size is None or size >= 1,
         "None or a whole number >= 1",
     )
@@ -97,9 +115,8 @@ class TRPOConfig:
     value_optimizer: Literal["adam", "lbfgs"] = _setting(
         "adam", "of the value fit: Adam over minibatches, or L-BFGS on the whole batch"
     )
-    value_epochs: int = _setting(
-        10, "passes of the value fit per update; iterations of L-BFGS", *_at_least(0)
-    )
+    value_epochs: int = _setting(10, "passes over the batch per value fit by Adam", *_at_least(0))
+    value_iterations: int = _setting(10, "iterations per value fit by L-BFGS", *_at_least(0))
     value_minibatch_size: int | None = _setting(
         None,
         "examples per step of the value fit; none takes the divisor of the batch nearest to 128, "
@@ -117,8 +134,9 @@ class TRPOConfig:
     normalize_advantages: bool = _setting(True, "zero mean and unit variance per batch")
 
     def __post_init__(self):
-        if isinstance(self.hidden_sizes, list):
-            object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
+        for name in ("hidden_sizes", "critic_hidden_sizes"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         for spec, hint in _fields_with_types(type(self)):
             _check_type(spec.name, getattr(self, spec.name), hint)
             _check_value(spec, getattr(self, spec.name))
@@ -240,24 +258,16 @@ def _check_type(name: str, value: Any, hint: Any):
             raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(choices)}")
     elif hint is bool and not isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be True or False")
-    elif hint is int and not _is_whole_number(value):
+    elif hint is int and not is_whole_number(value):
         raise ValueError(f"{name}={value!r} must be a whole number")
-    elif hint == int | None and value is not None and not _is_whole_number(value):
+    elif hint == int | None and value is not None and not is_whole_number(value):
         raise ValueError(f"{name}={value!r} must be a whole number or None")
     elif hint is float and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
         raise ValueError(f"{name}={value!r} must be a finite number")
     elif hint == tuple[int, ...] and not isinstance(value, tuple):
         raise ValueError(f"{name}={value!r} must be a tuple of whole numbers, such as (64, 64)")
-
-
-def require_whole_number(name: str, value: Any, smallest: int = 1) -> None:
-    """Raise `ValueError` unless `value` is a whole number, at least the smallest allowed."""
-    if not _is_whole_number(value) or value < smallest:
-        raise ValueError(f"{name}={value!r} must be a whole number >= {smallest}")
-
-
-def _is_whole_number(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    elif hint == tuple[int, ...] | None and not isinstance(value, tuple | None):
+        raise ValueError(f"{name}={value!r} must be None or a tuple of whole numbers")
 
 
 def _check_value(spec: dataclasses.Field, value: Any, shown: Any = None):

@@ -1,71 +1,24 @@
 """What an environment owes us, and the automatic reset that every environment shares."""
 
 import abc
-import dataclasses
-import math
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trpo_jax.spaces import ActionSpace, Discrete, MultiDiscrete
+
 EnvState = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Discrete:
-    """Actions 0 … num_actions − 1."""
-
-    num_actions: int
-
-
-@dataclasses.dataclass(frozen=True)
-class MultiDiscrete:
-    """A vector of independent choices; dimension i has num_categories[i] of them."""
-
-    num_categories: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Box:
-    """Real vectors (of any shape) between two bounds, either of which may be infinite."""
-
-    low: Any
-    high: Any
-    shape: tuple[int, ...]
-
-    @property
-    def num_dimensions(self) -> int:
-        """Number of real components of an action."""
-        return math.prod(self.shape)
-
-    def from_policy(self, action: jax.Array, bounds: str) -> jax.Array:
-        """Bring an unbounded policy action [..., dimensions] into the box, [..., *shape].
-
-        Where both bounds are finite, −1 and 1 are mapped to them, after clipping
-        (`bounds="clip"`) or tanh (`bounds="tanh"`). Otherwise the action is only clipped.
-        """
-        low = jnp.broadcast_to(jnp.asarray(self.low, jnp.float32), self.shape).reshape(-1)
-        high = jnp.broadcast_to(jnp.asarray(self.high, jnp.float32), self.shape).reshape(-1)
-        bounded = jnp.asarray(self._bounded())
-        unit = jnp.tanh(action) if bounds == "tanh" else jnp.clip(action, -1, 1)
-        span = jnp.where(bounded, high - low, 0)
-        inside = jnp.where(bounded, low, 0) + span * (unit + 1) / 2
-        boxed = jnp.where(bounded, inside, action)
-        return jnp.clip(boxed, low, high).reshape(*action.shape[:-1], *self.shape)
-
-    def _bounded(self) -> np.ndarray:
-        bounds = np.broadcast_to(self.low, self.shape), np.broadcast_to(self.high, self.shape)
-        return np.logical_and(*(np.abs(bound) < 1e30 for bound in bounds)).reshape(-1)
-
-
-ActionSpace = Discrete | MultiDiscrete | Box
+Obs = Any
+"""An array, a tree of arrays, or an `Observation` of such."""
 
 
 class EnvStep(NamedTuple):
     """What one step of an environment returns, before any automatic reset."""
 
-    obs: jax.Array
+    obs: Obs
     """The observation that the action led to, also when it ended the episode."""
     reward: jax.Array
     """Scalar."""
@@ -105,8 +58,9 @@ class Environment(abc.ABC):
 
     name: str
     """How the environment is called in messages and run directories."""
-    obs_shape: tuple[int, ...]
-    """Shape of one observation; () is not allowed."""
+    obs_shape: Any
+    """Shape of one observation: a tuple of at least one size. Where the observation is a tree, the
+    same tree of tuples; of an `Observation` only the shape of its `policy`."""
     action_space: ActionSpace
     """Discrete, MultiDiscrete or Box."""
     max_episode_steps: int | None = None
@@ -115,8 +69,14 @@ class Environment(abc.ABC):
     """A reset costs about as much as a step, so that one for every step would be dear."""
 
     @abc.abstractmethod
-    def reset(self, key: jax.Array) -> tuple[EnvState, jax.Array]:
-        """key -> (state, obs): the beginning of an episode."""
+    def reset(self, key: jax.Array) -> tuple[EnvState, Obs]:
+        """key -> (state, obs): the beginning of an episode.
+
+        The observation is an array; a dictionary or tuple of arrays, which the library's own
+        networks take as one vector; or an `Observation`, which names what only the critic sees
+        and which actions are allowed. Floating arrays become float32; whole numbers and bools keep
+        their type and are never normalised, so that images may be uint8.
+        """
 
     @abc.abstractmethod
     def step(self, key: jax.Array, state: EnvState, action: jax.Array) -> tuple[EnvState, EnvStep]:
@@ -127,10 +87,43 @@ class Environment(abc.ABC):
         """
 
 
-def reset_batch(env: Environment, keys: jax.Array) -> tuple[EnvState, jax.Array]:
-    """Begin N episodes from keys [N]: states and float32 observations, leading axis N."""
+@functools.lru_cache(maxsize=64)
+def observation_spec(env: Environment) -> Obs:
+    """Shapes and types of one observation, a tree of `ShapeDtypeStruct`; traced once.
+
+    Floating arrays are float32, and so is what `reset` and `step` return in different types.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    begun = jax.eval_shape(lambda key: _observations(env, key), key)
+    return jax.tree.map(_common_type, *begun)
+
+
+def _observations(env: Environment, key: jax.Array) -> tuple[Obs, Obs]:
+    """The first observation and the one after an action, as arrays."""
+    state, first = env.reset(key)
+    # brax's step writes into the dictionaries that it is given.
+    _, step = env.step(key, jax.tree.map(jnp.asarray, state), some_action(env.action_space))
+    return jax.tree.map(jnp.asarray, (first, step.obs))
+
+
+def _common_type(first: Any, later: Any) -> jax.ShapeDtypeStruct:
+    same = first.dtype == later.dtype and not jnp.issubdtype(first.dtype, jnp.inexact)
+    return jax.ShapeDtypeStruct(first.shape, first.dtype if same else jnp.float32)
+
+
+def some_action(space: ActionSpace) -> jax.Array:
+    """An action of a space, as `step` takes it."""
+    if isinstance(space, Discrete):
+        return jnp.zeros((), jnp.int32)
+    if isinstance(space, MultiDiscrete):
+        return jnp.zeros(len(space.num_categories), jnp.int32)
+    return jnp.zeros(space.shape, jnp.float32)
+
+
+def reset_batch(env: Environment, keys: jax.Array) -> tuple[EnvState, Obs]:
+    """Begin N episodes from keys [N]: states and observations, leading axis N."""
     states, obs = jax.vmap(env.reset)(keys)
-    return jax.tree.map(strongly_typed, states), jnp.asarray(obs, jnp.float32)
+    return jax.tree.map(strongly_typed, states), _in_type(env, obs)
 
 
 def step_batch(
@@ -138,22 +131,39 @@ def step_batch(
 ) -> tuple[EnvState, EnvStep]:
     """Step N environments with keys [N], without reset.
 
-    Observations and rewards come back as float32, flags as bool, `truncated` only where the
-    episode has not terminated. An environment whose observation or reward is not finite is
-    truncated: a simulation that blew up starts again instead of poisoning the rest of the run.
+    Observations come back in the types of `observation_spec`, rewards as float32, flags as bool,
+    `truncated` only where the episode has not terminated. An environment whose observation or
+    reward is not finite is truncated: a simulation that blew up starts again instead of poisoning
+    the rest of the run.
     """
     next_states, step = jax.vmap(env.step)(keys, states, actions)
     next_states = jax.tree.map(like, states, next_states)
-    obs = jnp.asarray(step.obs, jnp.float32)
+    obs = _in_type(env, step.obs)
     terminated = jnp.asarray(step.terminated, bool)
     reward = jnp.asarray(step.reward, jnp.float32)
-    finite = jnp.all(jnp.isfinite(obs.reshape(obs.shape[0], -1)), axis=-1) & jnp.isfinite(reward)
+    finite = finite_rows(obs) & jnp.isfinite(reward)
     return next_states, EnvStep(
         obs=obs,
         reward=reward,
         terminated=terminated,
         truncated=(jnp.asarray(step.truncated, bool) | ~finite) & ~terminated,
     )
+
+
+def _in_type(env: Environment, obs: Obs) -> Obs:
+    """Observations in the types of `observation_spec`."""
+    return jax.tree.map(lambda x, spec: jnp.asarray(x, spec.dtype), obs, observation_spec(env))
+
+
+def finite_rows(obs: Obs) -> jax.Array:
+    """[N]: for each of N environments whether all numbers of a tree of [N, ...] are finite."""
+    checks = [
+        jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=-1)
+        for leaf in jax.tree.leaves(obs)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    rows = jax.tree.leaves(obs)[0].shape[0]
+    return functools.reduce(jnp.logical_and, checks) if checks else jnp.ones(rows, bool)
 
 
 def where_done(done: jax.Array, fresh: Any, current: Any) -> Any:

@@ -3,13 +3,15 @@
 import contextlib
 import io
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.config import require_whole_number
-from trpo_jax.envs.base import Box, Environment, EnvStep
+from trpo_jax.common.checks import require_whole_number
+from trpo_jax.envs.base import Environment, EnvStep
+from trpo_jax.spaces import Box, Observation, policy_part, shapes_of
 
 
 @contextlib.contextmanager
@@ -93,12 +95,7 @@ class BraxEnvironment(Environment):
         self.action_space = Box(-1.0, 1.0, (int(env.action_size),))
         self._takes_typed_keys = _takes_typed_keys(env, self.name)
         _, obs = jax.eval_shape(self.reset, jax.random.key(0))
-        if not hasattr(obs, "shape"):
-            raise ValueError(
-                f"observations of {self.name} are {obs}; one array is needed and no dictionary, so "
-                "choose another observation mode or wrap the environment"
-            )
-        self.obs_shape = tuple(obs.shape)
+        self.obs_shape = shapes_of(policy_part(obs))
 
     @property
     def unwrapped(self) -> Any:
@@ -108,7 +105,7 @@ class BraxEnvironment(Environment):
     def reset(self, key: jax.Array):
         """Begin an episode from a fresh initial state."""
         state = self._env.reset(key if self._takes_typed_keys else jax.random.key_data(key))
-        return (state, jnp.int32(0)), state.obs
+        return (state, jnp.int32(0)), _with_roles(state.obs)
 
     def step(self, key: jax.Array, state: Any, action: jax.Array):
         """One step; brax is deterministic and needs no key."""
@@ -118,7 +115,7 @@ class BraxEnvironment(Environment):
         time = time + 1
         cut = jnp.asarray((brax_state.info or {}).get("truncation", False), bool)
         return (brax_state, time), EnvStep(
-            obs=brax_state.obs,
+            obs=_with_roles(brax_state.obs),
             reward=reward,
             terminated=(brax_state.done > 0) & ~cut,
             truncated=(time >= self.max_episode_steps) | cut,
@@ -137,6 +134,13 @@ class BraxEnvironment(Environment):
 
         state, rewards = jax.lax.scan(once, state, None, length=self._action_repeat)
         return state, jnp.sum(rewards)
+
+
+def _with_roles(obs: Any) -> Any:
+    """brax's convention: of a dictionary "state" is for the policy, "privileged_state" for V."""
+    if isinstance(obs, Mapping) and obs.keys() == {"state", "privileged_state"}:
+        return Observation(policy=obs["state"], critic=obs["privileged_state"])
+    return obs
 
 
 def _refuse_self_resetting(env: Any, name: str):

@@ -8,15 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_jax.config import require_whole_number
-from trpo_jax.envs.base import (
+from trpo_jax.common import trees
+from trpo_jax.common.checks import require_whole_number
+from trpo_jax.envs.base import Environment, EnvStep, like, some_action, strongly_typed
+from trpo_jax.spaces import (
     Box,
     Discrete,
-    Environment,
-    EnvStep,
     MultiDiscrete,
-    like,
-    strongly_typed,
+    Observation,
+    is_shape,
+    mask_size,
+    policy_part,
 )
 
 
@@ -35,12 +37,12 @@ def check_is_environment(env: Any) -> None:
         ) from None
 
 
-def check_environment(env: Environment) -> None:
+def require_promises(env: Environment) -> None:
     """Raise `ValueError` with a remedy if `env` cannot be trained; nothing is run for it."""
     _check_attributes(env)
     _check_action_space(env)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    action = jax.eval_shape(lambda: _some_action(env.action_space))
+    action = jax.eval_shape(lambda: some_action(env.action_space))
     jax.eval_shape(functools.partial(_check_episode, env), key, action)
 
 
@@ -51,10 +53,12 @@ def _check_attributes(env: Environment) -> None:
                 f"{type(env).__name__} has no {attribute}; see trpo_jax.Environment for what an "
                 "environment must have"
             )
-    shape = env.obs_shape
-    if not isinstance(shape, tuple) or not shape or min(_whole_numbers(shape) or (0,)) < 1:
+    shapes = jax.tree.leaves(env.obs_shape, is_leaf=is_shape)
+    array = is_shape(env.obs_shape) or not shapes
+    if (array and not env.obs_shape) or not all(map(_is_usable_shape, shapes)):
         raise ValueError(
-            f"obs_shape={shape!r} of {env.name} must be a tuple of at least one size, such as (4,)"
+            f"obs_shape={env.obs_shape!r} of {env.name} must be a tuple of at least one size, such "
+            "as (4,), or a tree of tuples like the observation"
         )
     if env.max_episode_steps is not None:
         require_whole_number(f"max_episode_steps of {env.name}", env.max_episode_steps)
@@ -86,6 +90,10 @@ def _check_action_space(env: Environment) -> None:
         )
 
 
+def _is_usable_shape(shape: Any) -> bool:
+    return isinstance(shape, tuple) and min(_whole_numbers(shape) or (int(shape == ()),)) >= 1
+
+
 def _whole_numbers(sizes: Any) -> tuple[int, ...] | None:
     """Sizes as they are in a tuple, list or array; None if they are anything else."""
     try:
@@ -108,7 +116,7 @@ def _check_episode(env: Environment, key: jax.Array, action: jax.Array) -> None:
     if not (isinstance(begun, tuple) and len(begun) == 2):
         raise ValueError(f"reset of {env.name} returns {begun!r}; it must return (state, obs)")
     state = _as_arrays(f"reset of {env.name}", begun[0])
-    _check_array(f"reset of {env.name} returns observations", begun[1], env.obs_shape)
+    _check_observation(env, "reset", begun[1])
     copy = jax.tree.map(jnp.asarray, state)  # brax's step writes into the dictionaries it is given
     stepped = env.step(key, copy, action)
     if not (isinstance(stepped, tuple) and len(stepped) == 2 and isinstance(stepped[1], EnvStep)):
@@ -116,16 +124,44 @@ def _check_episode(env: Environment, key: jax.Array, action: jax.Array) -> None:
             f"step of {env.name} returns {stepped!r}; it must return (state, trpo_jax.EnvStep(…))"
         )
     after, step = _as_arrays(f"step of {env.name}", stepped[0]), stepped[1]
-    structures = [str(jax.tree.structure(tree)) for tree in (state, after)]
-    if structures[0] != structures[1]:
-        raise ValueError(
-            f"the state of {env.name} has another structure after step than after reset: "
-            f"{structures[1]} instead of {structures[0]}"
-        )
+    for what, old, new in (("state", state, after), ("observation", begun[1], step.obs)):
+        difference = trees.first_difference(new, old)
+        if difference is not None:
+            raise ValueError(
+                f"the {what} of {env.name} has another structure after step than after reset: "
+                f"{what} {difference}"
+            )
     jax.tree.map(like, state, after)
-    _check_array(f"step of {env.name} returns observations", step.obs, env.obs_shape)
+    _check_observation(env, "step", step.obs)
     for field in ("reward", "terminated", "truncated"):
         _check_array(f"step of {env.name} returns {field}", getattr(step, field), ())
+
+
+def _check_observation(env: Environment, function: str, obs: Any) -> None:
+    """The policy's part as announced; of the critic's and the mask what can be known."""
+    what = f"{function} of {env.name} returns observations"
+    part = policy_part(obs)
+    if is_shape(env.obs_shape):
+        _check_array(what, part, env.obs_shape)
+    else:
+        leaves = jax.tree.leaves(part)
+        shapes = jax.tree.map(jnp.shape, part)
+        if shapes != env.obs_shape or not all(_is_real(jnp.result_type(x)) for x in leaves):
+            raise ValueError(f"{what} of shapes {shapes}; obs_shape={env.obs_shape} is announced")
+    if not isinstance(obs, Observation):
+        return
+    for leaf in jax.tree.leaves(obs.critic):
+        _check_array(f"{what} whose critic part is", leaf, jnp.shape(leaf))
+    if obs.action_mask is None:
+        return
+    size = mask_size(env.action_space)
+    if size is None:
+        raise ValueError(f"{what} with an action_mask, but actions of a Box cannot be masked")
+    if jnp.shape(obs.action_mask) != (size,) or jnp.result_type(obs.action_mask) != jnp.bool_:
+        raise ValueError(
+            f"{what} with an action_mask of {jnp.result_type(obs.action_mask)}"
+            f"{jnp.shape(obs.action_mask)}; it must be bool({size},): True for what is allowed"
+        )
 
 
 def _as_arrays(function: str, state: Any) -> Any:
@@ -150,11 +186,3 @@ def _check_array(what: str, value: Any, shape: tuple[int, ...]) -> None:
 def _is_real(dtype: Any) -> bool:
     """Whether float32 can stand for it, as for whole numbers and bools but not for keys."""
     return isinstance(dtype, np.dtype) and np.can_cast(dtype, np.float32, "same_kind")
-
-
-def _some_action(space: Any) -> jax.Array:
-    if isinstance(space, Discrete):
-        return jnp.zeros((), jnp.int32)
-    if isinstance(space, MultiDiscrete):
-        return jnp.zeros(len(space.num_categories), jnp.int32)
-    return jnp.zeros(space.shape, jnp.float32)

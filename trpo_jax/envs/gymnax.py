@@ -5,8 +5,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.envs.base import ActionSpace, Box, Discrete, Environment, EnvStep, MultiDiscrete
+from trpo_jax.envs.base import Environment, EnvStep
 from trpo_jax.envs.deferred import deferred
+from trpo_jax.spaces import (
+    ActionSpace,
+    Box,
+    Discrete,
+    MultiDiscrete,
+    policy_part,
+    shapes_of,
+)
 
 with deferred("seaborn", "matplotlib.pyplot"):
     import gymnax
@@ -48,7 +56,8 @@ class GymnaxEnvironment(Environment):
         self._params = _merge_params(env, env_params, self.name)
         self._one_hot_size = _one_hot_size(_space(env.observation_space, self._params))
         self._bare = _is_bare(env)
-        self.obs_shape = self._find_obs_shape()
+        _, obs = jax.eval_shape(self.reset, jax.random.key(0))
+        self.obs_shape = shapes_of(policy_part(obs))
         self.action_space = _action_space(_space(env.action_space, self._params), self.name)
         limit = getattr(self._params, "max_steps_in_episode", None)
         self.max_episode_steps = None if limit is None else int(limit)
@@ -102,15 +111,6 @@ class GymnaxEnvironment(Environment):
     def _decode(self, action: jax.Array) -> Any:
         is_tuple = isinstance(self.action_space, MultiDiscrete)
         return tuple(jnp.unstack(action)) if is_tuple else action
-
-    def _find_obs_shape(self) -> tuple[int, ...]:
-        _, obs = jax.eval_shape(self.reset, jax.random.key(0))
-        shape = getattr(obs, "shape", None)
-        if not shape:
-            raise ValueError(
-                f"observations of {self.name} are {obs}; one array with at least one axis is needed"
-            )
-        return tuple(shape)
 
 
 def _is_bare(env: Any) -> bool:

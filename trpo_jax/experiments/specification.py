@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 
-from trpo_jax.config import HParams, TRPOConfig, require_whole_number
+from trpo_jax.common.checks import require_whole_number
+from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.experiments.files import write_text
 
 

@@ -1,27 +1,34 @@
 """The pure program: TrainState in, TrainState out."""
 
 from trpo_jax.learner.advantage import gae
+from trpo_jax.learner.algorithms import trpo_step, trust_region_settings
 from trpo_jax.learner.evaluation import EpisodeStats
 from trpo_jax.learner.monitoring import Alarms, UpdateMetrics
 from trpo_jax.learner.normalization import RunningStatistics
 from trpo_jax.learner.objective import make_objective
-from trpo_jax.learner.policy_step import PolicyStep
+from trpo_jax.learner.parts import Parts, PolicyStep, ValueFit
+from trpo_jax.learner.policy_step import StepInfo
 from trpo_jax.learner.rollout import rollout
 from trpo_jax.learner.sharding import shard_state
 from trpo_jax.learner.trpo import Agent, make_trpo
-from trpo_jax.learner.types import Batch, TrainState, Trajectory
-from trpo_jax.learner.value import fit_value, fit_value_lbfgs
+from trpo_jax.learner.types import ActorState, Batch, TrainState, Trajectory
+from trpo_jax.learner.value import ValueFitInfo, fit_value, fit_value_lbfgs
 
 __all__ = [
+    "ActorState",
     "Agent",
     "Alarms",
     "Batch",
     "EpisodeStats",
+    "Parts",
     "PolicyStep",
     "RunningStatistics",
+    "StepInfo",
     "TrainState",
     "Trajectory",
     "UpdateMetrics",
+    "ValueFit",
+    "ValueFitInfo",
     "fit_value",
     "fit_value_lbfgs",
     "gae",
@@ -29,4 +36,6 @@ __all__ = [
     "make_trpo",
     "rollout",
     "shard_state",
+    "trpo_step",
+    "trust_region_settings",
 ]

@@ -1,68 +1,110 @@
-"""From an observation to an action: the one path that rollout, `act` and evaluation share."""
+"""From an observation to an action: the one path of rollout, `act`, evaluation and render."""
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from trpo_jax.config import TRPOConfig
-from trpo_jax.envs.base import ActionSpace, Box, Environment
+from trpo_jax.envs.base import Obs, observation_spec
 from trpo_jax.learner.normalization import RunningStatistics, normalize
+from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.types import TrainState
-from trpo_jax.policies.distributions import Distribution
-from trpo_jax.policies.networks import Policy
+from trpo_jax.policies.distributions import to_box
+from trpo_jax.spaces import (
+    ActionSpace,
+    Box,
+    MultiDiscrete,
+    Observation,
+    is_shape,
+    leading_axes,
+    policy_view,
+    shapes_of,
+)
 
 
-def finite_or_zero(values: jax.Array) -> jax.Array:
-    """Replace what is not finite by 0."""
-    return jnp.where(jnp.isfinite(values), values, 0)
+class Decision(NamedTuple):
+    """What a policy decides for a batch of observations."""
+
+    action: jax.Array
+    """As sampled, before clipping or squashing."""
+    env_action: jax.Array
+    """The same action as the environment takes it."""
+    distribution: Any
+    """The `Distribution` that it came from."""
 
 
-def policy_input(
-    statistics: RunningStatistics, obs: jax.Array, normalize_observations: bool
-) -> jax.Array:
-    """What the networks see: finite, and normalised if the configuration says so."""
+def finite_or_zero(values: Any) -> Any:
+    """Replace what is not finite by 0, in every floating leaf of a tree."""
+
+    def replace(leaf: jax.Array) -> jax.Array:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.where(jnp.isfinite(leaf), leaf, 0) if floating else leaf
+
+    return jax.tree.map(replace, values)
+
+
+def network_input(parts: Parts, statistics: RunningStatistics, obs: Obs) -> Obs:
+    """What the networks see: finite, normalised if configured, with masks that allow something."""
     obs = finite_or_zero(obs)
-    return normalize(statistics, obs) if normalize_observations else obs
+    if parts.config.normalize_observations:
+        obs = normalize(statistics, obs)
+    if isinstance(obs, Observation) and obs.action_mask is not None:
+        obs = obs._replace(action_mask=_usable(obs.action_mask, parts.env.action_space))
+    return obs
 
 
-def choose(
-    policy: Policy,
-    params,
-    key: jax.Array,
-    policy_obs: jax.Array,
-    deterministic: bool = False,
-) -> tuple[jax.Array, Distribution]:
-    """An action of the policy, sampled or the mode, and the distribution it came from."""
-    distribution = policy.apply(params, policy_obs)
+def decide(
+    parts: Parts, state: TrainState, key: jax.Array, obs: Obs, deterministic: bool = False
+) -> Decision:
+    """Actions for a batch of observations [N, ...], sampled or the mode."""
+    seen = network_input(parts, state.obs_statistics, obs)
+    distribution = parts.policy.apply(state.policy_params, policy_view(seen))
     action = distribution.mode() if deterministic else distribution.sample(key)
-    return action, distribution
-
-
-def to_environment(action_space: ActionSpace, action: jax.Array, action_bounds: str) -> jax.Array:
-    """The policy's action as the environment takes it."""
-    if isinstance(action_space, Box):
-        return action_space.from_policy(action, action_bounds)
-    return action
+    space = parts.env.action_space
+    env_action = to_box(distribution, action, space) if isinstance(space, Box) else action
+    return Decision(action, env_action, distribution)
 
 
 def act(
-    state: TrainState,
-    key: jax.Array,
-    obs: jax.Array,
-    deterministic: bool = False,
-    *,
-    env: Environment,
-    policy: Policy,
-    config: TRPOConfig,
+    parts: Parts, state: TrainState, key: jax.Array, obs: Obs, deterministic: bool = False
 ) -> jax.Array:
     """Actions for observations [..., *obs_shape], as the environment takes them.
 
-    The mode of the policy if `deterministic`, else a sample.
+    The mode of the policy if `deterministic`, else a sample. What only the critic sees may be left
+    out. Raises `ValueError` if an observation has another shape than the environment's.
     """
-    if np.shape(obs)[np.ndim(obs) - len(env.obs_shape) :] != env.obs_shape:
-        raise ValueError(f"obs has shape {np.shape(obs)}; it must end in {env.obs_shape}")
-    policy_obs = policy_input(
-        state.obs_statistics, jnp.asarray(obs, jnp.float32), config.normalize_observations
+    spec = policy_view(observation_spec(parts.env))
+    shapes = shapes_of(spec)
+    obs = jnp.asarray(obs) if is_shape(shapes) else policy_view(obs)
+    lead = leading_axes(obs, shapes)
+    batch = jax.tree.map(
+        lambda leaf, kind: jnp.asarray(leaf, kind.dtype).reshape(-1, *kind.shape), obs, spec
     )
-    action, _ = choose(policy, state.policy_params, key, policy_obs, deterministic)
-    return to_environment(env.action_space, action, config.action_bounds)
+    chosen = decide(parts, state, key, batch, deterministic).env_action
+    return chosen.reshape(*lead, *chosen.shape[1:])
+
+
+def allows_action(obs: Obs, space: ActionSpace) -> jax.Array | bool:
+    """[N]: whether the mask of each observation allows an action, of every dimension."""
+    if not isinstance(obs, Observation) or obs.action_mask is None:
+        return True
+    return jnp.all(_allowed_per_dimension(obs.action_mask, space), axis=-1)
+
+
+def _usable(mask: jax.Array, space: ActionSpace) -> jax.Array:
+    """The mask, but where it allows nothing, everything: that step does not count."""
+    sizes = _sizes(mask, space)
+    allowed = _allowed_per_dimension(mask, space)
+    return mask | ~jnp.repeat(allowed, jnp.asarray(sizes), axis=-1, total_repeat_length=sum(sizes))
+
+
+def _allowed_per_dimension(mask: jax.Array, space: ActionSpace) -> jax.Array:
+    """[..., dimensions]."""
+    ends = [sum(_sizes(mask, space)[: i + 1]) for i in range(len(_sizes(mask, space)) - 1)]
+    return jnp.stack([jnp.any(part, axis=-1) for part in jnp.split(mask, ends, axis=-1)], axis=-1)
+
+
+def _sizes(mask: jax.Array, space: ActionSpace) -> tuple[int, ...]:
+    if isinstance(space, MultiDiscrete):
+        return tuple(space.num_categories)
+    return (mask.shape[-1],)

@@ -5,20 +5,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.config import HParams, TRPOConfig
-from trpo_jax.learner.acting import policy_input
+from trpo_jax.common.batches import in_chunks, map_chunks
+from trpo_jax.config import HParams
+from trpo_jax.envs.base import Obs
+from trpo_jax.learner.acting import network_input
 from trpo_jax.learner.advantage import gae
-from trpo_jax.learner.normalization import (
-    RunningStatistics,
-    discounted_returns,
-    scale_by_deviation,
-    update_statistics,
-    weighted_mean_and_deviation,
-)
+from trpo_jax.learner.normalization import weighted_mean_and_deviation
+from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.types import Batch, TrainState, Trajectory
-from trpo_jax.policies.networks import Critic, Policy, idle_sides, share_of_idle
-from trpo_jax.solver import trees
-from trpo_jax.solver.batches import in_chunks, map_chunks
+from trpo_jax.policies.networks import idle_sides, share_of_idle
+from trpo_jax.spaces import critic_view, policy_view
 
 OFF_POLICY_GAP = 0.1
 """Tolerance for |log π_θ(a|s) − log π_old(a|s)| / (1 + |log π_old(a|s)|): wide enough for products
@@ -37,34 +33,26 @@ class PreparedBatch(NamedTuple):
     """bool: the data is of this version of the policy, and the gap no more than rounding."""
     inactive_units: jax.Array
     """[layers]: share of dead or saturated units per hidden layer of the policy."""
-    return_statistics: RunningStatistics
-    """With the returns of this trajectory merged in."""
-    discounted: jax.Array
-    """[N]: running discounted returns after the last step."""
 
 
 def prepare_batch(
+    parts: Parts,
     state: TrainState,
     trajectory: Trajectory,
+    reward: jax.Array,
     hparams: HParams,
-    *,
-    policy: Policy,
-    critic: Critic,
-    config: TRPOConfig,
 ) -> PreparedBatch:
-    """Everything between the rollout and the policy step.
+    """Everything between the rollout and the policy step; `reward` [T, N] is scaled already.
 
-    Rewards are scaled by statistics that include this trajectory: unlike those of the observations
-    they do not enter the policy, so nothing has to stay frozen. Transitions that are not valid
-    get weight 0, advantage 0, and cut the advantage recursion.
+    Transitions that are not valid get weight 0, advantage 0, and cut the advantage recursion.
     """
+    config = parts.config
     valid = trajectory.valid
-    reward, return_statistics, discounted = _scaled_rewards(state, trajectory, hparams, config)
     obs, next_obs = (
-        _flatten(policy_input(state.obs_statistics, seen, config.normalize_observations))
+        jax.tree.map(_flatten, network_input(parts, state.obs_statistics, seen))
         for seen in (trajectory.obs, trajectory.next_obs)
     )
-    value, next_value = _values(critic, state, obs, next_obs, config)
+    value, next_value = _values(parts, state, obs, next_obs)
     advantage, value_target = _advantages(
         jnp.where(valid, reward, 0),
         jnp.where(valid, value, 0),
@@ -77,7 +65,7 @@ def prepare_batch(
 
     advantage, action = _flatten(advantage), _flatten(trajectory.action)
     weight = _flatten(valid).astype(jnp.float32)
-    distribution, inactive_units = _old_policy(policy, state, obs, weight, config)
+    distribution, inactive_units = _old_policy(parts, state, obs, weight)
     log_prob = distribution.log_prob(action)
     batch = Batch(
         obs=obs,
@@ -101,41 +89,34 @@ def prepare_batch(
         on_policy_gap=on_policy_gap,
         on_policy=on_policy,
         inactive_units=inactive_units,
-        return_statistics=trees.select(on_policy, return_statistics, state.return_statistics),
-        discounted=discounted,
     )
 
 
-def _values(critic: Critic, state: TrainState, obs, next_obs, config: TRPOConfig):
+def _values(parts: Parts, state: TrainState, obs: Obs, next_obs: Obs):
     """Values [T, N] of both observations [B, ...], in one call."""
-    both = jnp.stack([obs, next_obs], axis=1).reshape(-1, *obs.shape[1:])
-    values = in_chunks(critic.apply, config.curvature_chunk_size)(state.value_params, both)
-    return tuple(_unflatten(column, config.num_steps) for column in values.reshape(-1, 2).T)
+    both = jax.tree.map(
+        lambda now, later: jnp.stack([now, later], axis=1).reshape(-1, *now.shape[1:]),
+        critic_view(obs),
+        critic_view(next_obs),
+    )
+    apply = in_chunks(parts.critic.apply, parts.config.chunk_size)
+    values = apply(state.value_params, both).reshape(-1, 2)
+    return tuple(_unflatten(column, parts.config.num_steps) for column in values.T)
 
 
-def _old_policy(policy: Policy, state: TrainState, obs, weight, config: TRPOConfig):
+def _old_policy(parts: Parts, state: TrainState, obs: Obs, weight: jax.Array):
     """π_old on the batch, and the share of its units that are idle there, per layer."""
+    policy, config = parts.policy, parts.config
 
     def apply(rows):
         row_obs, row_weight = rows
+        if policy.apply_with_units is None:
+            return policy.apply(state.policy_params, row_obs), []
         distribution, units = policy.apply_with_units(state.policy_params, row_obs)
         return distribution, idle_sides(config.activation, units, row_weight)
 
-    distribution, idle = map_chunks(apply, (obs, weight), config.curvature_chunk_size)
+    distribution, idle = map_chunks(apply, (policy_view(obs), weight), config.chunk_size)
     return distribution, share_of_idle([jnp.all(sides, axis=0) for sides in idle])
-
-
-def _scaled_rewards(state, trajectory: Trajectory, hparams: HParams, config: TRPOConfig):
-    if not config.normalize_rewards:
-        return trajectory.reward, state.return_statistics, state.episodes.discounted
-    done = trajectory.terminated | trajectory.truncated
-    discounted, returns = discounted_returns(
-        state.episodes.discounted, trajectory.reward, done, hparams.gamma
-    )
-    weight = trajectory.valid.astype(jnp.float32)
-    statistics = update_statistics(state.return_statistics, returns, weight)
-    discounted = jnp.where(jnp.isfinite(discounted), discounted, 0)
-    return scale_by_deviation(statistics, trajectory.reward), statistics, discounted
 
 
 def _advantages(reward, value, next_value, terminated, truncated, hparams, config):

@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.config import TRPOConfig
-from trpo_jax.envs.base import Environment, reset_batch, step_batch
-from trpo_jax.learner.acting import choose, policy_input, to_environment
+from trpo_jax.envs.base import Obs, reset_batch, step_batch
+from trpo_jax.learner.acting import decide
+from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.types import TrainState
-from trpo_jax.policies.networks import Policy
 
 DEFAULT_MAX_STEPS = 1000
 
@@ -26,22 +25,19 @@ class EpisodeStats(NamedTuple):
 class _Loop(NamedTuple):
     key: jax.Array
     env_state: Any
-    obs: jax.Array
+    obs: Obs
     alive: jax.Array
     stats: EpisodeStats
     step: jax.Array
 
 
 def evaluate(
+    parts: Parts,
     state: TrainState,
     key: jax.Array,
     num_episodes: int = 128,
     deterministic: bool = True,
     max_steps: int | None = None,
-    *,
-    env: Environment,
-    policy: Policy,
-    config: TRPOConfig,
 ) -> EpisodeStats:
     """Play `num_episodes` episodes side by side, each from a fresh initial state to its end.
 
@@ -49,6 +45,7 @@ def evaluate(
     `max_steps` (by default the environment's own limit, else 1000) are cut there. The training
     environments of `state` are not touched.
     """
+    env = parts.env
     limit = max_steps or env.max_episode_steps or DEFAULT_MAX_STEPS
     reset_key, loop_key = jax.random.split(key)
     env_state, obs = reset_batch(env, jax.random.split(reset_key, num_episodes))
@@ -62,11 +59,9 @@ def evaluate(
 
     def advance(loop: _Loop) -> _Loop:
         next_key, action_key, step_key = jax.random.split(loop.key, 3)
-        policy_obs = policy_input(state.obs_statistics, loop.obs, config.normalize_observations)
-        action, _ = choose(policy, state.policy_params, action_key, policy_obs, deterministic)
-        env_action = to_environment(env.action_space, action, config.action_bounds)
+        chosen = decide(parts, state, action_key, loop.obs, deterministic)
         step_keys = jax.random.split(step_key, num_episodes)
-        env_state, step = step_batch(env, step_keys, loop.env_state, env_action)
+        env_state, step = step_batch(env, step_keys, loop.env_state, chosen.env_action)
         stats = EpisodeStats(
             returns=loop.stats.returns + jnp.where(loop.alive, step.reward, 0),
             lengths=loop.stats.lengths + loop.alive.astype(jnp.int32),

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.config import HParams
 from trpo_jax.learner.batch import PreparedBatch
 from trpo_jax.learner.normalization import weighted_mean_and_deviation
+from trpo_jax.learner.policy_step import StepInfo
 from trpo_jax.learner.types import Batch, EpisodeProgress, Trajectory
 from trpo_jax.learner.value import ValueFitInfo
-from trpo_jax.policies.distributions import DiagonalGaussian, Distribution, MultiCategorical
+from trpo_jax.policies.distributions import Distribution
 from trpo_jax.solver.trust_region import TrustRegionInfo
 
 KL_SPIKE = 5.0
@@ -48,40 +49,22 @@ class Alarms(struct.PyTreeNode):
 
 
 class UpdateMetrics(struct.PyTreeNode):
-    """What one update reports; under `train` every field has a leading axis of updates."""
+    """What one update reports; under `train` every field has a leading axis of updates.
+
+    The last block is of methods with a trust region; a policy step that reports a `StepInfo` leaves
+    it None.
+    """
 
     status: jax.Array
     """int32, a `StepStatus`: why the step was taken or not."""
     accepted: jax.Array
     """bool: whether the policy changed."""
-    step_fraction: jax.Array
-    """Share of the full step that was taken; 0 if none was."""
-    num_backtracks: jax.Array
-    """int32: times the line search shrank the step."""
     kl: jax.Array
     """Mean KL(old‖new) of the update in nats, summed over action dimensions; 0 if rejected."""
     kl_per_dimension: jax.Array
     """`kl` divided by the number of action dimensions."""
-    candidate_kls: jax.Array
-    """[max_backtracks + 1]: KL at each candidate of the line search; NaN where none was tried."""
     improvement: jax.Array
     """Surrogate gain of the update; 0 if rejected."""
-    predicted_improvement: jax.Array
-    """gᵀΔθ: what the linear model predicted for the step taken (the full step if rejected)."""
-    gradient_norm: jax.Array
-    """‖∇ surrogate‖."""
-    step_norm: jax.Array
-    """‖Δθ‖ of the full step."""
-    damping: jax.Array
-    """λ of H + λI in this update."""
-    multiplier: jax.Array
-    """Lagrange multiplier √(xᵀ(H + λI)x / 2δ)."""
-    cg_iterations: jax.Array
-    """int32: conjugate gradient iterations."""
-    cg_residual_norms: jax.Array
-    """[cg_iterations + 1]: residual norms of the solve."""
-    cg_breakdown: jax.Array
-    """bool: non-positive curvature or a value that is not finite within the solve."""
     entropy: jax.Array
     """Mean entropy of the policy after the update, in nats, on the batch."""
     entropy_change: jax.Array
@@ -108,14 +91,37 @@ class UpdateMetrics(struct.PyTreeNode):
     on_policy_gap: jax.Array
     """max |log π_θ(a|s) − log π_old(a|s)| / (1 + |log π_old(a|s)|): rounding, or stale data."""
     valid_fraction: jax.Array
-    """Share of transitions whose values were all finite."""
+    """Share of transitions whose values were all finite and whose mask allowed an action."""
     alarms: Alarms
     """What deserves attention."""
+
+    step_fraction: jax.Array | None = None
+    """Share of the full step that was taken; 0 if none was."""
+    num_backtracks: jax.Array | None = None
+    """int32: times the line search shrank the step."""
+    candidate_kls: jax.Array | None = None
+    """[max_backtracks + 1]: KL at each candidate of the line search; NaN where none was tried."""
+    predicted_improvement: jax.Array | None = None
+    """gᵀΔθ: what the linear model predicted for the step taken (the full step if rejected)."""
+    gradient_norm: jax.Array | None = None
+    """‖∇ surrogate‖."""
+    step_norm: jax.Array | None = None
+    """‖Δθ‖ of the full step."""
+    damping: jax.Array | None = None
+    """λ of H + λI in this update."""
+    multiplier: jax.Array | None = None
+    """Lagrange multiplier √(xᵀ(H + λI)x / 2δ)."""
+    cg_iterations: jax.Array | None = None
+    """int32: conjugate gradient iterations."""
+    cg_residual_norms: jax.Array | None = None
+    """[cg_iterations + 1]: residual norms of the solve."""
+    cg_breakdown: jax.Array | None = None
+    """bool: non-positive curvature or a value that is not finite within the solve."""
 
 
 def update_metrics(
     *,
-    step: TrustRegionInfo,
+    info: StepInfo | TrustRegionInfo,
     fit: ValueFitInfo,
     trajectory: Trajectory,
     prepared: PreparedBatch,
@@ -123,7 +129,6 @@ def update_metrics(
     before: EpisodeProgress,
     after: EpisodeProgress,
     hparams: HParams,
-    config: TRPOConfig,
 ) -> UpdateMetrics:
     """Assemble the record of one update."""
     batch, weight = prepared.batch, prepared.batch.weight
@@ -131,30 +136,27 @@ def update_metrics(
     old_entropy, _ = weighted_mean_and_deviation(batch.entropy, weight)
     advantage_mean, advantage_std = weighted_mean_and_deviation(prepared.raw_advantage, weight)
     inactive = prepared.inactive_units
-    dimensions = num_action_dimensions(new_distribution)
+    dimensions = new_distribution.num_dimensions
     done = trajectory.terminated | trajectory.truncated
     num_episodes = jnp.sum(done, dtype=jnp.int32)
     mean_length = jnp.sum(trajectory.episode_length * done) / jnp.maximum(num_episodes, 1)
 
-    worst_kl = jnp.max(jnp.where(jnp.isnan(step.candidate_kls), -jnp.inf, step.candidate_kls))
-    tried = jnp.arange(step.candidate_kls.shape[0]) <= step.num_backtracks
-    not_a_number = jnp.any(tried & ~jnp.isfinite(step.candidate_kls))
     noise = VALUE_LOSS * weighted_mean_and_deviation(batch.value_target**2, weight)[0]
     lost = before.last_mean_return - after.last_mean_return
     alarms = Alarms(
-        kl_spike=(worst_kl > KL_SPIKE * hparams.max_kl) | not_a_number,
-        cg_diverged=step.cg_breakdown | (step.cg_residual_norms[-1] > step.cg_residual_norms[0]),
+        kl_spike=_kl_spike(info, hparams),
+        cg_diverged=_cg_diverged(info),
         value_fit_failed=~fit.accepted | (fit.loss_after > jnp.maximum(fit.loss_before, noise)),
         locking_in=(entropy - old_entropy < -ENTROPY_DROP * dimensions)
-        & (step.kl > HIGH_KL * hparams.max_kl),
+        & (info.kl > HIGH_KL * hparams.max_kl),
         inactive_units=jnp.any(inactive > INACTIVE_UNITS),
         return_drop=before.any_ended & (lost > RETURN_DROP * jnp.abs(before.last_mean_return)),
         off_policy=~prepared.on_policy & ~jnp.isnan(prepared.on_policy_gap),
         invalid_data=~jnp.all(trajectory.valid),
     )
     return UpdateMetrics(
-        **step._asdict(),
-        kl_per_dimension=step.kl / dimensions,
+        **info._asdict(),
+        kl_per_dimension=info.kl / dimensions,
         entropy=entropy,
         entropy_change=entropy - old_entropy,
         inactive_units=inactive,
@@ -172,25 +174,20 @@ def update_metrics(
     )
 
 
-def record_episodes(episodes: EpisodeProgress, trajectory: Trajectory) -> EpisodeProgress:
-    """Remember the mean return of the episodes that ended in this trajectory, if any did."""
-    done = trajectory.terminated | trajectory.truncated
-    num_episodes = jnp.sum(done)
-    mean = jnp.sum(trajectory.episode_return * done) / jnp.maximum(num_episodes, 1)
-    usable = (num_episodes > 0) & jnp.isfinite(mean)
-    return episodes.replace(
-        last_mean_return=jnp.where(usable, mean, episodes.last_mean_return).astype(jnp.float32),
-        any_ended=episodes.any_ended | usable,
-    )
+def _kl_spike(info: StepInfo | TrustRegionInfo, hparams: HParams) -> jax.Array:
+    """Whether a step that was tried had a KL far beyond the trust region, or not a finite one."""
+    if not isinstance(info, TrustRegionInfo):
+        return ~(info.kl <= KL_SPIKE * hparams.max_kl)
+    kls = info.candidate_kls
+    worst = jnp.max(jnp.where(jnp.isnan(kls), -jnp.inf, kls))
+    tried = jnp.arange(kls.shape[0]) <= info.num_backtracks
+    return (worst > KL_SPIKE * hparams.max_kl) | jnp.any(tried & ~jnp.isfinite(kls))
 
 
-def num_action_dimensions(distribution: Distribution) -> int:
-    """Over how many action dimensions the KL and the entropy of a distribution are summed."""
-    if isinstance(distribution, DiagonalGaussian):
-        return distribution.mean.shape[-1]
-    if isinstance(distribution, MultiCategorical):
-        return len(distribution.num_categories)
-    return 1
+def _cg_diverged(info: StepInfo | TrustRegionInfo) -> jax.Array:
+    if not isinstance(info, TrustRegionInfo):
+        return jnp.zeros((), bool)
+    return info.cg_breakdown | (info.cg_residual_norms[-1] > info.cg_residual_norms[0])
 
 
 def _explained_variance(batch: Batch) -> jax.Array:

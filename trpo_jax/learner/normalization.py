@@ -1,8 +1,13 @@
 """Running statistics of observations and returns, and means that take weights."""
 
+from typing import Any
+
+import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
+
+from trpo_jax.common import trees
 
 _EPSILON = 1e-8
 _CLIP = 10.0
@@ -13,53 +18,84 @@ class RunningStatistics(struct.PyTreeNode):
 
     count: jax.Array
     """float32 []: examples seen, by weight."""
-    mean: jax.Array
-    """float32 [*shape]."""
-    variance: jax.Array
-    """float32 [*shape]; 1 before anything was seen."""
+    mean: Any
+    """float32 [*shape]; of a tree the same tree, None in place of what is not floating."""
+    variance: Any
+    """Likewise; 1 before anything was seen."""
 
 
 def init_statistics(shape: tuple[int, ...]) -> RunningStatistics:
-    """Statistics of nothing: normalising with them only clips to ±10."""
+    """Statistics of nothing, of one array; normalising with them only clips to ±10."""
+    return init_tree_statistics(jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def init_tree_statistics(spec: Any) -> RunningStatistics:
+    """The same for a tree of `ShapeDtypeStruct`; masks and whole numbers are left out."""
+
+    def constant(value: float) -> Any:
+        return jax.tree.map(
+            lambda leaf: jnp.full(leaf.shape, value, jnp.float32) if _is_floating(leaf) else None,
+            spec,
+        )
+
     return RunningStatistics(
-        count=jnp.zeros((), jnp.float32),
-        mean=jnp.zeros(shape, jnp.float32),
-        variance=jnp.ones(shape, jnp.float32),
+        count=jnp.zeros((), jnp.float32), mean=constant(0.0), variance=constant(1.0)
     )
 
 
 def update_statistics(
-    statistics: RunningStatistics, values: jax.Array, weight: jax.Array
+    statistics: RunningStatistics, values: Any, weight: jax.Array
 ) -> RunningStatistics:
-    """Merge values [..., *shape] with weights [...] of the same leading axes.
+    """Merge values, leaves [..., *shape], with weights [...] of the same leading axes.
 
     Chan, Golub & LeVeque 1979, eq. 2.1. If the result is not finite the old statistics stay.
     """
-    axes = tuple(range(weight.ndim))
-    weight = weight.reshape(weight.shape + (1,) * statistics.mean.ndim)
     added = jnp.sum(weight)
-    batch_mean = jnp.sum(weight * values, axis=axes) / jnp.maximum(added, 1)
-    batch_squares = jnp.sum(weight * (values - batch_mean) ** 2, axis=axes)
-
     count = statistics.count + added
     share = added / jnp.maximum(count, 1)
-    shift = batch_mean - statistics.mean
-    squares = (
-        statistics.variance * statistics.count + batch_squares + shift**2 * statistics.count * share
-    )
+
+    def merge(value: jax.Array, mean: Any, variance: Any) -> Any:
+        """(mean, variance) with the values of one leaf."""
+        if mean is None:
+            return None, None
+        chex.assert_shape(value, (*weight.shape, *mean.shape))
+        axes = tuple(range(weight.ndim))
+        along = weight.reshape(weight.shape + (1,) * mean.ndim)
+        batch_mean = jnp.sum(along * value, axis=axes) / jnp.maximum(added, 1)
+        batch_squares = jnp.sum(along * (value - batch_mean) ** 2, axis=axes)
+        shift = batch_mean - mean
+        squares = variance * statistics.count + batch_squares + shift**2 * statistics.count * share
+        return mean + shift * share, squares / jnp.maximum(count, 1)
+
+    leaves, structure = jax.tree.flatten(values)
+    means, variances = map(structure.flatten_up_to, (statistics.mean, statistics.variance))
+    merged_leaves = [merge(*each) for each in zip(leaves, means, variances, strict=True)]
     merged = RunningStatistics(
         count=count,
-        mean=statistics.mean + shift * share,
-        variance=squares / jnp.maximum(count, 1),
+        mean=structure.unflatten([mean for mean, _ in merged_leaves]),
+        variance=structure.unflatten([variance for _, variance in merged_leaves]),
     )
-    finite = jnp.isfinite(merged.mean).all() & jnp.isfinite(merged.variance).all() & (added > 0)
-    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), merged, statistics)
+    finite = trees.all_finite((merged.mean, merged.variance)) & (added > 0)
+    return trees.select(finite, merged, statistics)
 
 
-def normalize(statistics: RunningStatistics, values: jax.Array) -> jax.Array:
-    """(values − mean) / deviation, clipped to ±10; values [..., *shape]."""
-    scale = jax.lax.rsqrt(statistics.variance + _EPSILON)
-    return jnp.clip((values - statistics.mean) * scale, -_CLIP, _CLIP)
+def normalize(statistics: RunningStatistics, values: Any) -> Any:
+    """(values − mean) / deviation, clipped to ±10; leaves [..., *shape].
+
+    Leaves without statistics, masks and whole numbers, stay as they are.
+    """
+
+    def standardize(value: jax.Array, mean: Any, variance: Any) -> jax.Array:
+        if mean is None:
+            return value
+        scale = jax.lax.rsqrt(variance + _EPSILON)
+        return jnp.clip((value - mean) * scale, -_CLIP, _CLIP)
+
+    return jax.tree.map(standardize, values, statistics.mean, statistics.variance)
+
+
+def _is_floating(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def scale_by_deviation(statistics: RunningStatistics, values: jax.Array) -> jax.Array:
@@ -74,6 +110,8 @@ def discounted_returns(
 
     It is used first and reset to zero after the step that ends an episode.
     """
+    chex.assert_rank([carried, reward, done], [1, 2, 2])
+    chex.assert_equal_shape([reward, done])
 
     def advance(running: jax.Array, step: tuple[jax.Array, jax.Array]):
         step_reward, step_done = step
@@ -87,6 +125,7 @@ def weighted_mean_and_deviation(
     values: jax.Array, weight: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Mean and standard deviation of values [B] under weights [B]; 0 and 0 for no weight."""
+    chex.assert_equal_shape([values, weight])
     total = jnp.maximum(jnp.sum(weight), 1e-8)
     mean = jnp.sum(weight * values) / total
     return mean, jnp.sqrt(jnp.sum(weight * (values - mean) ** 2) / total)

@@ -1,4 +1,4 @@
-"""The policy improvement as something that can be replaced, and the guard around it."""
+"""The policy step as something that can be replaced, and the guard around it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,36 +6,31 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.common import trees
+from trpo_jax.config import HParams
 from trpo_jax.learner.batch import PreparedBatch
 from trpo_jax.learner.objective import make_objective
+from trpo_jax.learner.parts import Parts, PolicyStep
 from trpo_jax.learner.types import TrainState
-from trpo_jax.policies.networks import Policy
-from trpo_jax.solver import trees
-from trpo_jax.solver.damping import adaptive_trust_region_step
-from trpo_jax.solver.trust_region import StepStatus, TrustRegionInfo, trust_region_step
+from trpo_jax.solver.trust_region import StepStatus, TrustRegionInfo
 
 
-class PolicyStep(NamedTuple):
-    """A policy improvement that carries a state from update to update, such as Adam's."""
+class StepInfo(NamedTuple):
+    """What any policy step reports. A method with a trust region reports a `TrustRegionInfo`,
+    which has these fields too."""
 
-    init: Callable[[Any], Any]
-    """policy_params -> step state."""
-    apply: Callable[..., tuple[Any, Any, TrustRegionInfo]]
-    """(key, objective, params, state, batch, hparams, config) -> (params, state, info).
+    accepted: jax.Array
+    """bool: whether the parameters changed."""
+    kl: jax.Array
+    """Mean KL(old‖new) on the batch; 0 if the step was rejected."""
+    improvement: jax.Array | float = 0.0
+    """Surrogate gain on the batch, if the method knows it."""
+    status: jax.Array | None = None
+    """int32, a `StepStatus`; None: ACCEPTED or REJECTED."""
 
-    The state goes on also when `info.accepted` is false: the step decides what a rejection means.
-    """
 
-
-def as_policy_step(step: Callable[..., Any] | PolicyStep, config: TRPOConfig) -> PolicyStep:
+def as_policy_step(step: Callable[..., Any] | PolicyStep) -> PolicyStep:
     """A plain function as a `PolicyStep` that carries nothing; a `PolicyStep` as it is."""
-    if config.adapt_damping:
-        if step is not trust_region_step:
-            raise ValueError(
-                f"adapt_damping=True is for the default policy step; with {step!r} leave it False"
-            )
-        return _ADAPTIVE
     if isinstance(step, PolicyStep):
         return step
 
@@ -43,44 +38,30 @@ def as_policy_step(step: Callable[..., Any] | PolicyStep, config: TRPOConfig) ->
         del key
         returned = step(objective, params, batch, hparams, config)
         if not (isinstance(returned, tuple) and len(returned) == 2):
-            raise ValueError(f"{step!r} must return (params, TrustRegionInfo); got {returned!r}")
+            raise ValueError(
+                f"{step!r} must return (params, info), a StepInfo or TrustRegionInfo; got "
+                f"{returned!r}"
+            )
         return returned[0], step_state, returned[1]
 
     return PolicyStep(init=lambda params: (), apply=apply)
 
 
-def _adaptive(key, objective, params, scale, batch, hparams, config):
-    del key
-    return adaptive_trust_region_step(objective, params, scale, batch, hparams, config)
-
-
-_ADAPTIVE = PolicyStep(init=lambda params: jnp.ones((), jnp.float32), apply=_adaptive)
-
-
 def guarded_step(
-    key: jax.Array,
-    state: TrainState,
-    prepared: PreparedBatch,
-    hparams: HParams,
-    *,
-    policy: Policy,
-    config: TRPOConfig,
-    step: PolicyStep,
-) -> tuple[Any, Any, TrustRegionInfo]:
+    parts: Parts, key: jax.Array, state: TrainState, prepared: PreparedBatch, hparams: HParams
+) -> tuple[Any, Any, StepInfo | TrustRegionInfo]:
     """The policy step; refused if the batch is of another policy, or the result not finite."""
-    objective = make_objective(policy, hparams.entropy_coef)
-    params, step_state, info = step.apply(
+    has_fisher_product = hasattr(prepared.batch.distribution, "fisher_product")
+    params, step_state, info = parts.policy_step.apply(
         key,
-        objective,
+        make_objective(parts.policy, hparams.entropy_coef, has_fisher_product),
         state.policy_params,
         state.policy_step_state,
         prepared.batch,
         hparams,
-        config,
+        parts.config,
     )
-    if not isinstance(info, TrustRegionInfo):
-        raise ValueError(f"the policy step must return a TrustRegionInfo; got {info!r}")
-    info = jax.tree.map(jnp.asarray, info)
+    info = _complete(info)
     finite = trees.all_finite((params, step_state))
     sound = prepared.on_policy & finite
     reason = jnp.where(
@@ -88,15 +69,24 @@ def guarded_step(
         StepStatus.NOT_FINITE,
         StepStatus.OFF_POLICY,
     )
-    refused = info._replace(
-        status=reason.astype(info.status.dtype),
-        accepted=jnp.zeros_like(info.accepted),
-        step_fraction=jnp.zeros_like(info.step_fraction),
-        kl=jnp.zeros_like(info.kl),
-        improvement=jnp.zeros_like(info.improvement),
-    )
+    zero = {name: jnp.zeros_like(getattr(info, name)) for name in _ZERO if hasattr(info, name)}
+    refused = info._replace(status=reason.astype(info.status.dtype), **zero)
     return (
         trees.select(sound & info.accepted, params, state.policy_params),
         trees.select(sound, step_state, state.policy_step_state),
         trees.select(prepared.on_policy & (finite | ~info.accepted), info, refused),
     )
+
+
+_ZERO = ("accepted", "step_fraction", "kl", "improvement")
+"""What a refused step reports as zero."""
+
+
+def _complete(info: Any) -> StepInfo | TrustRegionInfo:
+    """The record of a step with all its fields as arrays."""
+    if not isinstance(info, TrustRegionInfo | StepInfo):
+        raise ValueError(f"the policy step must return a StepInfo or TrustRegionInfo; got {info!r}")
+    if info.status is None:
+        status = jnp.where(info.accepted, StepStatus.ACCEPTED, StepStatus.REJECTED)
+        info = info._replace(status=status.astype(jnp.int32))
+    return jax.tree.map(jnp.asarray, info)

@@ -34,11 +34,10 @@ def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
     if state.num_updates.ndim:
         require_equal_parts("lanes", state.num_updates.shape[0], mesh)
         return _everywhere(state, split)
-    require_equal_parts("num_envs", state.obs.shape[0], mesh)
-    episodes = jax.tree.map(lambda leaf: split if leaf.ndim else whole, state.episodes)
-    return _everywhere(state, whole).replace(
-        env_state=_everywhere(state.env_state, split), obs=split, episodes=episodes
-    )
+    require_equal_parts("num_envs", state.actor.episodes.lengths.shape[0], mesh)
+    episodes = jax.tree.map(lambda leaf: split if leaf.ndim else whole, state.actor.episodes)
+    actor = _everywhere(state.actor, split).replace(episodes=episodes)
+    return _everywhere(state, whole).replace(actor=actor)
 
 
 def _put(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:

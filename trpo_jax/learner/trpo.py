@@ -7,29 +7,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.config import HParams, TRPOConfig, require_whole_number
-from trpo_jax.envs.base import Box, Discrete, Environment, reset_batch
-from trpo_jax.envs.checks import check_environment, check_is_environment
+from trpo_jax.common import trees
+from trpo_jax.common.checks import require_whole_number
+from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.envs.base import Environment, observation_spec, reset_batch
+from trpo_jax.envs.checks import check_is_environment
 from trpo_jax.learner import acting
+from trpo_jax.learner.assembly import assemble, example_observation
+from trpo_jax.learner.bookkeeping import begin_episodes
 from trpo_jax.learner.evaluation import EpisodeStats, evaluate
 from trpo_jax.learner.learn import learn
 from trpo_jax.learner.monitoring import UpdateMetrics
-from trpo_jax.learner.normalization import init_statistics
-from trpo_jax.learner.policy_step import PolicyStep, as_policy_step
-from trpo_jax.learner.rollout import begin_episodes, rollout
-from trpo_jax.learner.types import TrainState, Trajectory
-from trpo_jax.learner.value import init_value_optimizer
-from trpo_jax.policies.networks import (
-    Body,
-    CategoricalHead,
-    Critic,
-    GaussianHead,
-    MultiCategoricalHead,
-    Policy,
-    make_critic,
-    make_policy,
-)
+from trpo_jax.learner.normalization import init_statistics, init_tree_statistics
+from trpo_jax.learner.parts import Parts, PolicyStep, ValueFit
+from trpo_jax.learner.rollout import rollout
+from trpo_jax.learner.types import ActorState, TrainState, Trajectory
+from trpo_jax.policies.policy import Critic, Policy
 from trpo_jax.solver.trust_region import trust_region_step
+from trpo_jax.spaces import critic_view, policy_view
 
 _DEFAULTS = HParams()
 
@@ -41,8 +36,9 @@ class Agent(NamedTuple):
     whoever wants to look inside.
     """
 
-    init: Callable[[jax.Array], TrainState]
-    """key -> state. Safe under `vmap`."""
+    init: Callable[..., TrainState]
+    """(key, policy_params=None, value_params=None) -> state, with parameters drawn unless they are
+    given. Safe under `vmap`."""
     update: Callable[..., tuple[TrainState, UpdateMetrics]]
     """(state, hparams) -> (state, metrics): rollout, advantages, policy step, value fit."""
     train: Callable[..., tuple[TrainState, UpdateMetrics]]
@@ -59,54 +55,70 @@ class Agent(NamedTuple):
     """The policy network as functions."""
     critic: Critic
     """The value network as functions."""
+    parts: Parts
+    """Everything that the agent is made of."""
 
 
 def make_trpo(
     env: Environment,
     config: TRPOConfig = TRPOConfig(),  # noqa: B008 - frozen
+    *,
     policy_step: Callable[..., Any] | PolicyStep = trust_region_step,
+    policy: Policy | None = None,
+    critic: Critic | None = None,
+    value_fit: ValueFit | None = None,
 ) -> Agent:
     """Build an agent for an environment.
 
-    `policy_step(objective, params, batch, hparams, config) -> (params, TrustRegionInfo)` is the
-    policy improvement; a `PolicyStep` may keep a state and draws its own random numbers. The same
-    arguments return the same agent, so that calling again compiles nothing anew. Raises
-    `ValueError` if the environment does not keep the promises of `Environment`.
+    What is not given is made from the configuration: the networks from `hidden_sizes` and the
+    spaces, the policy step from `algorithm`, the value fit from `value_optimizer`.
+    `policy_step(objective, params, batch, hparams, config) -> (params, info)` is the policy
+    improvement, and `info` a `StepInfo` or `TrustRegionInfo`; a `PolicyStep` may keep a state and
+    draws its own random numbers, and a `ValueFit` likewise. `policy_from_flax` and
+    `critic_from_flax` make networks of flax modules. The same arguments return the same agent, so
+    that calling again compiles nothing anew. Raises `ValueError` if the environment does not keep
+    the promises of `Environment`, or a part does not fit it.
     """
     check_is_environment(env)
-    if not (callable(policy_step) or isinstance(policy_step, PolicyStep)):
-        raise ValueError(f"policy_step={policy_step!r} must be a function or a PolicyStep")
     if not isinstance(config, TRPOConfig):
         raise ValueError(f"config={config!r} must be a TRPOConfig; HParams go to update and train")
-    return build_agent(env, config, policy_step)
+    if not (callable(policy_step) or isinstance(policy_step, PolicyStep)):
+        raise ValueError(f"policy_step={policy_step!r} must be a function or a PolicyStep")
+    for name, part, kind in (
+        ("policy", policy, Policy), ("critic", critic, Critic), ("value_fit", value_fit, ValueFit)
+    ):  # fmt: skip
+        if not isinstance(part, kind | None):
+            raise ValueError(
+                f"{name}={part!r} must be a trpo_jax.{kind.__name__}; of a flax module "
+                "policy_from_flax and critic_from_flax make one"
+            )
+    own_step = None if policy_step is trust_region_step else policy_step
+    return build_agent(env, config, own_step, policy, critic, value_fit)
 
 
 @functools.lru_cache(maxsize=16)
 def build_agent(
-    env: Environment, config: TRPOConfig, policy_step: Callable[..., Any] | PolicyStep
+    env: Environment,
+    config: TRPOConfig,
+    policy_step: Callable[..., Any] | PolicyStep | None = None,
+    policy: Policy | None = None,
+    critic: Critic | None = None,
+    value_fit: ValueFit | None = None,
 ) -> Agent:
     """`make_trpo` without its checks; `build_agent.cache_clear()` forgets the agents so far."""
-    check_environment(env)
-    policy, critic = _networks(env, config)
-    step = as_policy_step(policy_step, config)
-    collect = functools.partial(rollout, env=env, policy=policy, config=config)
-    improve = functools.partial(learn, policy=policy, critic=critic, config=config, step=step)
-    play = functools.partial(evaluate, env=env, policy=policy, config=config)
-    choose = functools.partial(acting.act, env=env, policy=policy, config=config)
-    compiled_act = jax.jit(choose, static_argnames="deterministic")
-    compiled_play = jax.jit(play, static_argnames=("num_episodes", "deterministic", "max_steps"))
-
-    @jax.jit
-    def compiled_init(key: jax.Array) -> TrainState:
-        return _init(key, env, config, policy, critic, step)
-
-    @jax.jit
-    def compiled_learn(state: TrainState, trajectory: Trajectory, hparams: HParams):
-        return improve(state, trajectory, hparams)
+    parts = assemble(env, config, policy_step, policy, critic, value_fit)
+    act = jax.jit(functools.partial(acting.act, parts), static_argnames="deterministic")
+    play = jax.jit(
+        functools.partial(evaluate, parts),
+        static_argnames=("num_episodes", "deterministic", "max_steps"),
+    )
+    collect = functools.partial(rollout, env=env, policy=parts.policy, config=config)
+    compiled_init = jax.jit(functools.partial(_init, parts))
+    compiled_learn = jax.jit(functools.partial(learn, parts))
 
     @jax.jit
     def compiled_update(state: TrainState, hparams: HParams):
-        return improve(*collect(state), hparams)
+        return learn(parts, *collect(state), hparams)
 
     @functools.partial(jax.jit, static_argnames="num_updates")
     def compiled_train(state: TrainState, hparams: HParams, num_updates: int):
@@ -114,20 +126,20 @@ def build_agent(
             lambda carried, _: compiled_update(carried, hparams), state, length=num_updates
         )
 
-    def init(key: jax.Array) -> TrainState:
-        return compiled_init(_typed(key))
+    def init(key: jax.Array, policy_params: Any = None, value_params: Any = None) -> TrainState:
+        return compiled_init(_typed(key), policy_params, value_params)
 
     # Hyperparameters go in as float32 arrays: one program for Python numbers and arrays alike.
     def learn_from(state: TrainState, trajectory: Trajectory, hparams: HParams = _DEFAULTS):
-        _check_batch(state, config, env)
+        _check_batch(state, parts)
         return compiled_learn(state, trajectory, _scalars(hparams))
 
     def update(state: TrainState, hparams: HParams = _DEFAULTS):
-        _check_batch(state, config, env)
+        _check_batch(state, parts)
         return compiled_update(state, _scalars(hparams))
 
     def train(state: TrainState, hparams: HParams = _DEFAULTS, num_updates: int = 1):
-        _check_batch(state, config, env)
+        _check_batch(state, parts)
         require_whole_number("num_updates", num_updates)
         return compiled_train(state, _scalars(hparams), int(num_updates))
 
@@ -135,12 +147,13 @@ def build_agent(
         init=init,
         update=update,
         train=train,
-        act=functools.partial(_act, compiled_act),
-        evaluate=functools.partial(_evaluate, compiled_play),
+        act=functools.partial(_act, act),
+        evaluate=functools.partial(_evaluate, play),
         rollout=jax.jit(collect),
         learn=learn_from,
-        policy=policy,
-        critic=critic,
+        policy=parts.policy,
+        critic=parts.critic,
+        parts=parts,
     )
 
 
@@ -148,10 +161,15 @@ def _act(
     compiled: Callable[..., jax.Array],
     state: TrainState,
     key: jax.Array,
-    obs: jax.Array,
+    obs: Any,
     deterministic: bool = False,
 ) -> jax.Array:
-    return compiled(state, _typed(key), jnp.asarray(obs), deterministic=deterministic)
+    return compiled(state, _typed(key), _as_arrays(obs), deterministic=deterministic)
+
+
+def _as_arrays(obs: Any) -> Any:
+    """Lists of numbers as arrays; trees of arrays as they are."""
+    return jnp.asarray(obs) if isinstance(obs, list) else jax.tree.map(jnp.asarray, obs)
 
 
 def _evaluate(
@@ -178,12 +196,14 @@ def _typed(key: Any) -> jax.Array:
     return jax.random.wrap_key_data(key)
 
 
-def _check_batch(state: TrainState, config: TRPOConfig, env: Environment) -> None:
+def _check_batch(state: TrainState, parts: Parts) -> None:
     """Raise `ValueError` unless a state has as many environments as the configuration."""
-    wanted = (config.num_envs, *env.obs_shape)
-    if jnp.shape(state.obs) != wanted:
+    spec, num_envs = observation_spec(parts.env), parts.config.num_envs
+    shapes = jax.tree.map(jnp.shape, state.actor.obs)
+    wanted = jax.tree.map(lambda leaf: (num_envs, *leaf.shape), spec)
+    if shapes != wanted:
         raise ValueError(
-            f"state.obs has shape {jnp.shape(state.obs)}; this agent's is {wanted}: take a state "
+            f"state.actor.obs has shape {shapes}; this agent's is {wanted}: take a state "
             "of its own `init`, and `jax.vmap` for several states"
         )
 
@@ -201,52 +221,38 @@ def _scalars(hparams: HParams) -> HParams:
     return arrays
 
 
-def _init(key, env: Environment, config: TRPOConfig, policy, critic, step) -> TrainState:
+def _init(parts: Parts, key: jax.Array, policy_params: Any, value_params: Any) -> TrainState:
+    config, env = parts.config, parts.env
     keys = jax.random.split(key, 3 + config.num_envs)
     state_key, policy_key, value_key, reset_keys = keys[0], keys[1], keys[2], keys[3:]
-    policy_params = policy.init(policy_key)
-    value_params = critic.init(value_key)
     env_state, obs = reset_batch(env, reset_keys)
-    adam = config.value_optimizer == "adam"
+    example = example_observation(env)
+    policy_params = _given_or_drawn(
+        "policy_params", policy_params, parts.policy.init, policy_key, policy_view(example)
+    )
+    value_params = _given_or_drawn(
+        "value_params", value_params, parts.critic.init, value_key, critic_view(example)
+    )
     return TrainState(
         key=state_key,
         num_updates=jnp.zeros((), jnp.int32),
         policy_params=policy_params,
         value_params=value_params,
-        value_opt_state=init_value_optimizer(value_params) if adam else (),
-        policy_step_state=step.init(policy_params),
-        obs_statistics=init_statistics(env.obs_shape),
+        value_opt_state=parts.value_fit.init(value_params),
+        policy_step_state=parts.policy_step.init(policy_params),
+        obs_statistics=init_tree_statistics(observation_spec(env)),
         return_statistics=init_statistics(()),
-        env_state=env_state,
-        obs=obs,
-        episodes=begin_episodes(config.num_envs),
+        actor=ActorState(env_state, obs, begin_episodes(config.num_envs)),
     )
 
 
-def _networks(env: Environment, config: TRPOConfig) -> tuple[Policy, Critic]:
-    body = _body(env, config)
-    return make_policy(body, _head(env, config)), make_critic(body)
-
-
-def _body(env: Environment, config: TRPOConfig) -> Body:
-    is_image = len(env.obs_shape) == 3
-    if config.network == "cnn" and not is_image:
-        raise ValueError(
-            f"network='cnn' needs observations [height, width, channels]; those of {env.name} "
-            f"have shape {env.obs_shape}; use network='mlp'"
-        )
-    return Body(
-        obs_shape=env.obs_shape,
-        hidden_sizes=config.hidden_sizes,
-        activation=config.activation,
-        convolutional=is_image and config.network != "mlp",
-    )
-
-
-def _head(env: Environment, config: TRPOConfig):
-    space = env.action_space
-    if isinstance(space, Box):
-        return GaussianHead(space.num_dimensions, config.initial_log_std)
-    if isinstance(space, Discrete):
-        return CategoricalHead(space.num_actions)
-    return MultiCategoricalHead(tuple(space.num_categories))
+def _given_or_drawn(name: str, given: Any, draw: Any, key: jax.Array, example: Any) -> Any:
+    """Parameters of a network, from somewhere else if they are given."""
+    if given is None:
+        return draw(key, example)
+    wanted = jax.eval_shape(draw, key, example)
+    difference = trees.first_difference(given, wanted)
+    if difference is not None:
+        raise ValueError(f"{name} has another structure than this agent's: {name}{difference}")
+    trees.require_like(name, given, wanted)
+    return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), given, wanted)

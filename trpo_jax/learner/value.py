@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from trpo_jax.config import require_whole_number
-from trpo_jax.solver import trees
+from trpo_jax.common import trees
+from trpo_jax.common.checks import require_whole_number
 
-Apply = Callable[[Any, jax.Array], jax.Array]
+Apply = Callable[[Any, Any], jax.Array]
+Obs = Any
 
 _OPTIMIZER = optax.scale_by_adam()
 
@@ -37,7 +39,7 @@ def fit_value(
     opt_state: Any,
     *,
     apply: Apply,
-    obs: jax.Array,
+    obs: Obs,
     target: jax.Array,
     weight: jax.Array,
     learning_rate: jax.Array | float,
@@ -46,10 +48,10 @@ def fit_value(
 ) -> tuple[Any, Any, ValueFitInfo]:
     """Minimise Σ w (V(obs) − target)² / Σ w by Adam over shuffled minibatches.
 
-    `apply(params, obs)` gives values [B]; `obs` is [B, *obs_shape], `target` and `weight` are [B];
-    `minibatch_size` divides B. The optimiser goes on from `opt_state`. If anything in the outcome
-    is not finite, or nothing has weight, parameters and optimiser stay as they were.
-    Returns (params, opt_state, `ValueFitInfo`). Kingma & Ba 2015.
+    `apply(params, obs)` gives values [B]; `obs` is an array or a tree of [B, ...], `target` and
+    `weight` are [B]; `minibatch_size` divides B. The optimiser goes on from `opt_state`. If
+    anything in the outcome is not finite, or nothing has weight, parameters and optimiser stay as
+    they were. Returns (params, opt_state, `ValueFitInfo`). Kingma & Ba 2015.
     """
     target = _checked_target(apply, params, obs, target, weight)
     batch_size = target.shape[0]
@@ -58,26 +60,28 @@ def fit_value(
     if batch_size % minibatch_size:
         raise ValueError(f"minibatch_size={minibatch_size} does not divide the batch {batch_size}")
 
-    table = _pack(obs, target, weight)
+    table, unpack = _pack(obs, target, weight)
 
-    def minibatch_step(carry: tuple[Any, Any], rows: jax.Array):
+    def minibatch_step(carry: tuple[Any, Any], rows: Any):
         current, optimizer = carry
-        gradient = jax.grad(_loss)(current, apply, *_unpack(rows, obs.shape[1:]))
+        gradient = jax.grad(_loss)(current, apply, *unpack(rows))
         direction, optimizer = _OPTIMIZER.update(gradient, optimizer)
         return (trees.add_scaled(current, -learning_rate, direction), optimizer), None
 
-    def epoch(carry: tuple[Any, Any, jax.Array], _):
+    def epoch(carry: tuple[Any, Any, Any], _):
         current, optimizer, shuffled = carry
-        minibatches = shuffled.reshape(-1, minibatch_size, table.shape[-1])
+        minibatches = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, minibatch_size, *leaf.shape[1:]), shuffled
+        )
         (current, optimizer), _ = jax.lax.scan(minibatch_step, (current, optimizer), minibatches)
-        return (current, optimizer, shuffled[reshuffle]), None
+        return (current, optimizer, trees.take(shuffled, reshuffle)), None
 
     # Two sorts serve all epochs: if σ and τ are random permutations, so is τ ∘ σᵉ for every e.
     # The first shuffle collects a table that is spread over devices; from then on none of them
     # has to ask another, which for minibatches of some hundred rows costs less than a sum over
     # devices in each of some hundred steps.
     first_order, reshuffle = jnp.argsort(jax.random.bits(key, (2, batch_size)), axis=-1)
-    carry = (params, opt_state, table[first_order])
+    carry = (params, opt_state, trees.take(table, first_order))
     (fitted, optimizer, _), _ = jax.lax.scan(epoch, carry, length=num_epochs)
 
     before, after = (_loss(each, apply, obs, target, weight) for each in (params, fitted))
@@ -90,7 +94,7 @@ def fit_value_lbfgs(
     params: Any,
     *,
     apply: Apply,
-    obs: jax.Array,
+    obs: Obs,
     target: jax.Array,
     weight: jax.Array,
     num_iterations: int,
@@ -130,36 +134,48 @@ def fit_value_lbfgs(
 
 
 def _checked_target(
-    apply: Apply, params: Any, obs: jax.Array, target: jax.Array, weight: jax.Array
+    apply: Apply, params: Any, obs: Obs, target: jax.Array, weight: jax.Array
 ) -> jax.Array:
     """The targets, 0 where they do not count: there they need not be finite.
 
     Raises `ValueError` unless there are B values, targets and weights for B observations.
     """
     values = jax.eval_shape(apply, params, obs).shape
+    rows = jax.tree.leaves(obs)[0].shape[0]
     for name, shape in (("target", target.shape), ("weight", weight.shape), ("apply", values)):
-        if shape != obs.shape[:1]:
+        if shape != (rows,):
             raise ValueError(
-                f"{name} gives shape {shape} for {obs.shape[0]} observations; it must be "
-                f"[{obs.shape[0]}]: squeeze it"
+                f"{name} gives shape {shape} for {rows} observations; it must be [{rows}]: "
+                "squeeze it"
             )
     return jnp.where(weight > 0, target, 0)
 
 
-def _loss(
-    params: Any, apply: Apply, obs: jax.Array, target: jax.Array, weight: jax.Array
-) -> jax.Array:
+def _loss(params: Any, apply: Apply, obs: Obs, target: jax.Array, weight: jax.Array) -> jax.Array:
     """Σ w (V(obs) − target)² / Σ w."""
     errors = weight * (apply(params, obs) - target) ** 2
     return jnp.sum(errors) / jnp.maximum(jnp.sum(weight), 1e-8)
 
 
-def _pack(obs: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
-    """One table [B, columns], so that shuffling is one gather."""
-    columns = [obs.reshape(obs.shape[0], -1), target[:, None], weight[:, None]]
-    return jnp.concatenate(columns, axis=-1)
+def _pack(obs: Obs, target: jax.Array, weight: jax.Array) -> tuple[Any, Callable[[Any], tuple]]:
+    """(table, others) with leaves [B, ...] to be shuffled, and the way back from some rows of them.
 
+    Everything of one floating type stands side by side in one table, so that shuffling is one
+    gather. Other leaves, such as images of bytes, stay as they are.
+    """
+    leaves, structure = jax.tree.flatten((obs, target, weight))
+    packed = [i for i, leaf in enumerate(leaves) if leaf.dtype == target.dtype]
+    columns = [leaves[i].reshape(leaves[i].shape[0], -1) for i in packed]
+    ends = np.cumsum([column.shape[1] for column in columns])[:-1]
+    others = [leaf for i, leaf in enumerate(leaves) if i not in packed]
 
-def _unpack(rows: jax.Array, obs_shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Observations, targets and weights of some rows of the table."""
-    return rows[:, :-2].reshape(-1, *obs_shape), rows[:, -2], rows[:, -1]
+    def unpack(rows: tuple[jax.Array, list[jax.Array]]) -> tuple:
+        parts = dict(zip(packed, jnp.split(rows[0], ends, axis=-1), strict=True))
+        rest = iter(rows[1])
+        restored = [
+            parts[i].reshape(-1, *leaf.shape[1:]) if i in parts else next(rest)
+            for i, leaf in enumerate(leaves)
+        ]
+        return structure.unflatten(restored)
+
+    return (jnp.concatenate(columns, axis=-1), others), unpack

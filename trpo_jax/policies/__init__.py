@@ -1,14 +1,21 @@
 """Action distributions, and the networks that produce them."""
 
-from trpo_jax.policies.distributions import Categorical, DiagonalGaussian, MultiCategorical
-from trpo_jax.policies.networks import Critic, Policy, make_critic, make_policy
+from trpo_jax.policies.distributions import (
+    Categorical,
+    DiagonalGaussian,
+    Distribution,
+    MultiCategorical,
+)
+from trpo_jax.policies.from_flax import critic_from_flax, policy_from_flax
+from trpo_jax.policies.policy import Critic, Policy
 
 __all__ = [
     "Categorical",
     "Critic",
     "DiagonalGaussian",
+    "Distribution",
     "MultiCategorical",
     "Policy",
-    "make_critic",
-    "make_policy",
+    "critic_from_flax",
+    "policy_from_flax",
 ]

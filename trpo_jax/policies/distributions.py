@@ -7,10 +7,13 @@ in terms of its parameters, which is the Hessian of D(p‖·) at p.
 """
 
 import math
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+
+from trpo_jax.spaces import Box
 
 LOG_TWO_PI = math.log(2 * math.pi)
 
@@ -20,11 +23,59 @@ def _excess(x: jax.Array) -> jax.Array:
     return jnp.expm1(x) - x
 
 
+@runtime_checkable
+class Distribution(Protocol):
+    """What a policy returns: a pytree of the distribution's parameters, with any leading axes.
+
+    Write your own as a `flax.struct.PyTreeNode`. Leaves have the batch axes [...] in front; static
+    fields are allowed, leaves of whole numbers or bools are not: they have no derivative. Two more
+    methods are optional:
+
+    - `to_box(action, space)`, [..., dimensions] -> [..., *space.shape], is the distribution's own
+      way into a `Box`. Without it, −1 and 1 are mapped to the bounds (`space.from_policy`); a Beta
+      lives in (0, 1) and has `return space.from_unit(action)`.
+    - `fisher_product(tangent)`, shaped like `self`: F·u with F the Fisher matrix in terms of the
+      parameters, the Hessian of D(self‖·) at self. Without it the curvature is "hvp".
+    """
+
+    @property
+    def num_dimensions(self) -> int:
+        """Over how many action dimensions log-probability, entropy and KL are summed."""
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """log p(action) in nats; action [...] or [..., dimensions], result [...]."""
+
+    def entropy(self) -> jax.Array:
+        """Entropy in nats; [...]."""
+
+    def kl(self, other: Self) -> jax.Array:
+        """D(self‖other) in nats, never negative and exactly 0 for other = self; [...]."""
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """One action per batch element; [...] or [..., dimensions]."""
+
+    def mode(self) -> jax.Array:
+        """The action that a deterministic policy takes, shaped like a sample."""
+
+
+def masked(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Logits with −∞ in place of the actions that `mask`, bool like `logits`, does not allow.
+
+    At least one action must be allowed, of each dimension.
+    """
+    return logits if mask is None else jnp.where(mask, logits, -jnp.inf)
+
+
 class Categorical(struct.PyTreeNode):
     """A choice among n actions; an action is an int32 in [0, n)."""
 
     logits: jax.Array
     """[..., n], not necessarily normalised; −∞ masks an action."""
+
+    @property
+    def num_dimensions(self) -> int:
+        """1."""
+        return 1
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """log p(action); action [...], result [...]."""
@@ -43,7 +94,7 @@ class Categorical(struct.PyTreeNode):
         log_p, log_q = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
         p = jnp.exp(log_p)
         possible = p > 0
-        d = jnp.where(possible, log_q - log_p, 0)
+        d = jnp.where(possible, log_q, 0) - jnp.where(possible, log_p, 0)
         # p eᵈ is q, but for large d, or for an action that is masked by −∞, it would be 0 · ∞.
         large = ~possible | (d > 1)
         terms = jnp.where(large, jnp.exp(log_q) - p - p * d, p * _excess(jnp.where(large, 0, d)))
@@ -71,6 +122,11 @@ class MultiCategorical(struct.PyTreeNode):
     """[..., Σ nᵢ]: the logits of all dimensions, side by side."""
     num_categories: tuple[int, ...] = struct.field(pytree_node=False)
     """nᵢ: the number of choices of each dimension."""
+
+    @property
+    def num_dimensions(self) -> int:
+        """Number of choices."""
+        return len(self.num_categories)
 
     def _parts(self) -> list[Categorical]:
         ends = [sum(self.num_categories[: i + 1]) for i in range(len(self.num_categories) - 1)]
@@ -118,6 +174,17 @@ class DiagonalGaussian(struct.PyTreeNode):
     """[..., dimensions]."""
     log_std: jax.Array
     """[..., dimensions]: logarithm of the standard deviation."""
+    bounds: Literal["clip", "tanh"] = struct.field(pytree_node=False, default="clip")
+    """How an action is brought into a `Box`."""
+
+    @property
+    def num_dimensions(self) -> int:
+        """Number of real components of an action."""
+        return self.mean.shape[-1]
+
+    def to_box(self, action: jax.Array, space: Box) -> jax.Array:
+        """−1 and 1 are mapped to the bounds; [..., *space.shape]."""
+        return space.from_policy(action, self.bounds)
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """Log-density in nats; action [..., dimensions], result [...]."""
@@ -145,9 +212,33 @@ class DiagonalGaussian(struct.PyTreeNode):
 
     def fisher_product(self, tangent: "DiagonalGaussian") -> "DiagonalGaussian":
         """diag(1/σ², 2) u for the tangent u of (μ, log σ)."""
-        return DiagonalGaussian(
+        return self.replace(
             mean=tangent.mean * jnp.exp(-2 * self.log_std), log_std=2 * tangent.log_std
         )
 
 
-Distribution = Categorical | MultiCategorical | DiagonalGaussian
+_REQUIRED = ("log_prob", "entropy", "kl", "sample", "mode", "num_dimensions")
+
+
+def require_distribution(value: Any, source: str) -> None:
+    """Raise `ValueError` unless a value is a tree of arrays with the methods of `Distribution`."""
+    missing = [name for name in _REQUIRED if not hasattr(value, name)]
+    if missing:
+        raise ValueError(
+            f"{source} returns {type(value).__name__}, which has no {', '.join(missing)}; it must "
+            "return a trpo_jax.Distribution, such as trpo_jax.Categorical(logits)"
+        )
+    leaves = jax.tree.leaves(value)
+    strange = [leaf for leaf in leaves if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    if strange or not leaves:
+        what = f"a leaf of {jnp.result_type(strange[0])}" if strange else "no array in it"
+        raise ValueError(
+            f"{source} returns a {type(value).__name__} with {what}; its parameters must be "
+            "floating arrays of a pytree (derive it from flax.struct.PyTreeNode)"
+        )
+
+
+def to_box(distribution: Any, action: jax.Array, space: Box) -> jax.Array:
+    """An action on its way into a box: as the distribution says, else as a Gaussian's is."""
+    own = getattr(distribution, "to_box", None)
+    return own(action, space) if own is not None else space.from_policy(action, "clip")

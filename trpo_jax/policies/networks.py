@@ -1,9 +1,9 @@
-"""Actor and critic as flax modules, each handed out as two or three pure functions."""
+"""Our own actor and critic, as flax modules handed out as pure functions."""
 
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -14,9 +14,12 @@ from trpo_jax.policies.distributions import (
     DiagonalGaussian,
     Distribution,
     MultiCategorical,
+    masked,
 )
+from trpo_jax.policies.policy import Critic, Params, Policy
+from trpo_jax.spaces import Observation, policy_part
 
-Params = Any
+Shapes = tuple[tuple[int, ...], ...]
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": nn.tanh,
@@ -91,34 +94,49 @@ def _last_layer(num_outputs: int, gain: float) -> nn.Dense:
 
 
 class Body(nn.Module):
-    """Hidden layers: [..., *obs_shape] to features [..., hidden_sizes[-1]].
+    """Hidden layers: observations with any leading axes to features [..., hidden_sizes[-1]].
 
     For images a 3 × 3 convolution with 16 channels comes first, as is usual for MinAtar
-    (Young & Tian 2019). Everything runs at the highest matrix precision, so that probabilities
-    recomputed for an update are those of the rollout on every device.
+    (Young & Tian 2019). A tree of arrays becomes one vector; bytes are scaled to [0, 1]. Everything
+    runs at the highest matrix precision, so that probabilities recomputed for an update are those
+    of the rollout on every device.
     """
 
-    obs_shape: tuple[int, ...]
+    obs_shapes: Shapes
+    """Of the leaves of one observation, in order."""
     hidden_sizes: tuple[int, ...]
     activation: str
     convolutional: bool
 
     @nn.compact
-    def __call__(self, obs: jax.Array) -> jax.Array:
-        """Features of a batch of observations with any leading axes."""
+    def __call__(self, obs: Any) -> jax.Array:
+        """Features of a batch of observations, a tree of [..., *shape]."""
         activate = _ACTIVATIONS[self.activation]
         init = _bound(1.0 if self.activation == "tanh" else 2.0**0.5)
-        batch_shape = obs.shape[: obs.ndim - len(self.obs_shape)]
-        x = obs.reshape(-1, *self.obs_shape)
+        leaves = jax.tree.leaves(obs)
+        batch_shape = leaves[0].shape[: leaves[0].ndim - len(self.obs_shapes[0])]
+        parts = [
+            _as_floating(leaf).reshape(-1, *shape)
+            for leaf, shape in zip(leaves, self.obs_shapes, strict=True)
+        ]
         if self.convolutional:
+            (image,) = parts
             conv = nn.Dense(_CONV_CHANNELS, kernel_init=init, precision="highest")
-            x = activate(conv(_patches(x)))
-            self.sow("intermediates", "units", x)
-        x = x.reshape(x.shape[0], -1)
+            parts = [activate(conv(_patches(image)))]
+            self.sow("intermediates", "units", parts[0])
+        flat = [part.reshape(part.shape[0], -1) for part in parts]
+        x = flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=-1)
         for size in self.hidden_sizes:
             x = activate(nn.Dense(size, kernel_init=init, precision="highest")(x))
             self.sow("intermediates", "units", x)
         return x.reshape(*batch_shape, x.shape[-1])
+
+
+def _as_floating(leaf: jax.Array) -> jax.Array:
+    """Numbers as a network takes them: bytes, such as those of an image, in [0, 1]."""
+    if leaf.dtype == jnp.uint8:
+        return leaf.astype(jnp.float32) / 255
+    return leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.astype(jnp.float32)
 
 
 class CategoricalHead(nn.Module):
@@ -127,9 +145,9 @@ class CategoricalHead(nn.Module):
     num_actions: int
 
     @nn.compact
-    def __call__(self, features: jax.Array) -> Categorical:
+    def __call__(self, features: jax.Array, action_mask: jax.Array | None = None) -> Categorical:
         """The small last layer makes the first policy nearly uniform."""
-        return Categorical(logits=_last_layer(self.num_actions, 0.01)(features))
+        return Categorical(masked(_last_layer(self.num_actions, 0.01)(features), action_mask))
 
 
 class MultiCategoricalHead(nn.Module):
@@ -138,26 +156,40 @@ class MultiCategoricalHead(nn.Module):
     num_categories: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, features: jax.Array) -> MultiCategorical:
+    def __call__(
+        self, features: jax.Array, action_mask: jax.Array | None = None
+    ) -> MultiCategorical:
         """One layer gives the logits of all dimensions."""
-        size = sum(self.num_categories)
-        logits = _last_layer(size, 0.01)(features)
-        return MultiCategorical(logits=logits, num_categories=self.num_categories)
+        logits = _last_layer(sum(self.num_categories), 0.01)(features)
+        return MultiCategorical(masked(logits, action_mask), num_categories=self.num_categories)
 
 
 class GaussianHead(nn.Module):
-    """Features to a `DiagonalGaussian`; log σ is a parameter of its own, whatever the state."""
+    """Features to a `DiagonalGaussian`.
+
+    log σ is a parameter of its own, whatever the state; or, if `state_dependent`, a second linear
+    layer that begins near `initial_log_std`.
+    """
 
     num_dimensions: int
     initial_log_std: float
+    state_dependent: bool = False
+    bounds: Literal["clip", "tanh"] = "clip"
 
     @nn.compact
-    def __call__(self, features: jax.Array) -> DiagonalGaussian:
-        """The mean depends on the state; log σ is broadcast to the batch."""
+    def __call__(
+        self, features: jax.Array, action_mask: jax.Array | None = None
+    ) -> DiagonalGaussian:
+        """The mean depends on the state; log σ is broadcast to the batch. There is no mask."""
+        assert action_mask is None
         mean = _last_layer(self.num_dimensions, 0.01)(features)
-        initial = nn.initializers.constant(self.initial_log_std)
-        log_std = self.param("log_std", initial, (self.num_dimensions,), jnp.float32)
-        return DiagonalGaussian(mean=mean, log_std=jnp.broadcast_to(log_std, mean.shape))
+        if self.state_dependent:
+            log_std = self.initial_log_std + _last_layer(self.num_dimensions, 0.01)(features)
+        else:
+            initial = nn.initializers.constant(self.initial_log_std)
+            log_std = self.param("log_std", initial, (self.num_dimensions,), jnp.float32)
+            log_std = jnp.broadcast_to(log_std, mean.shape)
+        return DiagonalGaussian(mean=mean, log_std=log_std, bounds=self.bounds)
 
 
 class Actor(nn.Module):
@@ -166,9 +198,10 @@ class Actor(nn.Module):
     body: Body
     head: nn.Module
 
-    def __call__(self, obs: jax.Array) -> Distribution:
-        """The action distribution for a batch of observations."""
-        return self.head(self.body(obs))
+    def __call__(self, obs: Any) -> Distribution:
+        """The action distribution for a batch of observations, masked where they say so."""
+        mask = obs.action_mask if isinstance(obs, Observation) else None
+        return self.head(self.body(policy_part(obs)), mask)
 
 
 class ValueNetwork(nn.Module):
@@ -177,29 +210,9 @@ class ValueNetwork(nn.Module):
     body: Body
 
     @nn.compact
-    def __call__(self, obs: jax.Array) -> jax.Array:
+    def __call__(self, obs: Any) -> jax.Array:
         """V(obs), one number per observation."""
         return _last_layer(1, 1.0)(self.body(obs))[..., 0]
-
-
-class Policy(NamedTuple):
-    """A policy π(a|s) as pure functions."""
-
-    init: Callable[[jax.Array], Params]
-    """key -> params. Safe under `vmap`."""
-    apply: Callable[[Params, jax.Array], Distribution]
-    """(params, obs [..., *obs_shape]) -> distribution with the leading axes of obs."""
-    apply_with_units: Callable[[Params, jax.Array], tuple[Distribution, list[jax.Array]]]
-    """The same, and the activations of every hidden layer, [..., units]."""
-
-
-class Critic(NamedTuple):
-    """A value function V(s) as pure functions."""
-
-    init: Callable[[jax.Array], Params]
-    """key -> params. Safe under `vmap`."""
-    apply: Callable[[Params, jax.Array], jax.Array]
-    """(params, obs [..., *obs_shape]) -> values [...]."""
 
 
 def make_policy(body: Body, head: nn.Module) -> Policy:
@@ -207,31 +220,26 @@ def make_policy(body: Body, head: nn.Module) -> Policy:
     actor = Actor(body, head)
     actor_apply: Callable[..., Any] = actor.apply
 
-    def apply_with_units(params: Params, obs: jax.Array):
+    def apply_with_units(params: Params, obs: Any):
         distribution, captured = actor_apply(params, obs, mutable=["intermediates"])
         body = captured.get("intermediates", {}).get("body", {})
         return distribution, list(body.get("units", ()))
 
-    return Policy(
-        init=_initializer(actor, body.obs_shape),
-        apply=actor_apply,
-        apply_with_units=apply_with_units,
-    )
+    return Policy(init=_initializer(actor), apply=actor_apply, apply_with_units=apply_with_units)
 
 
 def make_critic(body: Body) -> Critic:
     """A critic with the given body."""
     network = ValueNetwork(body)
     value_apply: Callable[..., Any] = network.apply
-    return Critic(
-        init=_initializer(network, body.obs_shape),
-        apply=value_apply,
-    )
+    return Critic(init=_initializer(network), apply=value_apply)
 
 
-def _initializer(network: nn.Module, obs_shape: tuple[int, ...]) -> Callable[[jax.Array], Params]:
-    def init(key: jax.Array) -> Params:
-        return _draw(key, network.init(key, jnp.zeros(obs_shape, jnp.float32)))
+def _initializer(network: nn.Module) -> Callable[[jax.Array, Any], Params]:
+    """For modules of this file only: their initialisers return bounds."""
+
+    def init(key: jax.Array, obs: Any) -> Params:
+        return _draw(key, network.init(key, obs))
 
     return init
 
@@ -239,7 +247,11 @@ def _initializer(network: nn.Module, obs_shape: tuple[int, ...]) -> Callable[[ja
 def idle_sides(activation: str, layers: Sequence[jax.Array], weight: jax.Array) -> list[jax.Array]:
     """Per hidden layer, which units stay on which flat side of their activation; [sides, units].
 
-    Those of a whole batch are the conjunction of those of its parts. See `inactive_fraction`.
+    Activations [B, ..., units] of each layer; examples with weight 0 of [B] do not count. A unit (a
+    channel, for convolutions) is idle if over all examples it is saturated, |a| > 0.99 with one
+    sign throughout, for tanh; or if its output stays at or below zero, which for relu means that no
+    gradient passes, for the smoother ones that it works on its flat side only. Those of a whole
+    batch are the conjunction of those of its parts.
     """
 
     def idle(units: jax.Array) -> jax.Array:
@@ -257,14 +269,3 @@ def share_of_idle(layers: Sequence[jax.Array]) -> jax.Array:
     """[layers]: share of the units that are idle on some side, given [sides, units] for each."""
     shares = [jnp.mean(jnp.any(sides, axis=0)) for sides in layers]
     return jnp.stack(shares) if shares else jnp.zeros((0,))
-
-
-def inactive_fraction(activation: str, layers: Sequence[jax.Array], weight: jax.Array) -> jax.Array:
-    """Per hidden layer, the share of units that no example of the batch moves; [layers].
-
-    A unit (a channel, for convolutions) is inactive if over all examples with positive `weight`
-    [B] it is saturated, |a| > 0.99 with one sign throughout, for tanh; or if its output stays
-    at or below zero, which for relu means that no gradient passes, for the smoother ones that
-    it works on its flat side only. `layers` are activations [B, ..., units].
-    """
-    return share_of_idle(idle_sides(activation, layers, weight))

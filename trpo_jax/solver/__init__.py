@@ -2,20 +2,37 @@
 
 from trpo_jax.solver.conjugate_gradient import CGResult, cg_solve
 from trpo_jax.solver.curvature import gauss_newton_product, hvp, linearized_hvp
-from trpo_jax.solver.line_search import LineSearchResult, line_search
+from trpo_jax.solver.damping import adapted_scale
+from trpo_jax.solver.line_search import LineSearchResult, line_search, sufficient_improvement
 from trpo_jax.solver.objective import Objective
-from trpo_jax.solver.trust_region import StepStatus, TrustRegionInfo, trust_region_step
+from trpo_jax.solver.trust_region import (
+    LocalModel,
+    Proposal,
+    StepStatus,
+    TrustRegionInfo,
+    local_model,
+    natural_direction,
+    natural_step,
+    trust_region_step,
+)
 
 __all__ = [
     "CGResult",
     "LineSearchResult",
+    "LocalModel",
     "Objective",
+    "Proposal",
     "StepStatus",
     "TrustRegionInfo",
+    "adapted_scale",
     "cg_solve",
     "gauss_newton_product",
     "hvp",
     "line_search",
     "linearized_hvp",
+    "local_model",
+    "natural_direction",
+    "natural_step",
+    "sufficient_improvement",
     "trust_region_step",
 ]

@@ -1,15 +1,15 @@
 """Conjugate gradients on any pytree."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_jax.config import require_whole_number
-from trpo_jax.solver import trees
-from trpo_jax.solver.trees import Tree
+from trpo_jax.common import trees
+from trpo_jax.common.checks import require_whole_number
+from trpo_jax.common.trees import Tree
 
 
 class CGResult(NamedTuple):
@@ -34,6 +34,7 @@ class _Loop(NamedTuple):
     x: Tree
     residual: Tree
     direction: Tree
+    inner: jax.Array
     squared_norm: jax.Array
     squared_norms: jax.Array
     iteration: jax.Array
@@ -41,7 +42,12 @@ class _Loop(NamedTuple):
 
 
 def cg_solve(
-    matvec: Callable[[Tree], Tree], b: Tree, *, max_iters: int, tol: jax.Array | float
+    matvec: Callable[[Tree], Tree],
+    b: Tree,
+    *,
+    max_iters: int,
+    tol: jax.Array | float,
+    preconditioner: Callable[[Tree], Tree] | None = None,
 ) -> CGResult:
     """Solve A x = b by conjugate gradients, A given as a product.
 
@@ -49,7 +55,11 @@ def cg_solve(
     Starts from zero: a warm start biases a truncated solve. Stops after `max_iters` products or
     once ‖r‖ ≤ tol · ‖b‖. If vᵀA v ≤ 0 or a value is not finite, keeps the last good x and sets
     `breakdown`; never raises under jit. No gradient is recorded through the loop.
-    Hestenes & Stiefel 1952; Schulman et al. 2015, app. C.
+
+    `preconditioner` maps a tree shaped like `b` to P⁻¹·v, with P symmetric positive definite and
+    near A: the iterates minimise the same error in fewer iterations. `residual_norms` and `tol`
+    are about the true residual all the same. rᵀP⁻¹r ≤ 0 is a breakdown too.
+    Hestenes & Stiefel 1952; Schulman et al. 2015, app. C; Saad 2003, alg. 9.1.
     """
     require_whole_number("max_iters", max_iters)
     if not isinstance(tol, jax.core.Tracer) and not np.all(np.asarray(tol) >= 0):
@@ -58,14 +68,24 @@ def cg_solve(
     squared_norm = trees.dot(b, b)
     threshold = jax.lax.stop_gradient(jnp.asarray(tol, squared_norm.dtype) ** 2 * squared_norm)
 
+    def precondition(residual: Tree, norm: jax.Array) -> tuple[Tree, jax.Array]:
+        """P⁻¹r and rᵀP⁻¹r."""
+        if preconditioner is None:
+            return residual, norm
+        direction = jax.lax.stop_gradient(preconditioner(residual))
+        trees.require_like("preconditioner(v)", direction, b)
+        return direction, trees.dot(residual, direction)
+
+    direction, inner = precondition(b, squared_norm)
     start = _Loop(
         x=jax.tree.map(jnp.zeros_like, b),
         residual=b,
-        direction=b,
+        direction=direction,
+        inner=inner,
         squared_norm=squared_norm,
         squared_norms=jnp.full((max_iters + 1,), squared_norm),
         iteration=jnp.int32(0),
-        breakdown=~jnp.isfinite(squared_norm),
+        breakdown=~_usable(inner) & (squared_norm != 0),
     )
 
     def unfinished(loop: _Loop) -> jax.Array:
@@ -78,7 +98,7 @@ def cg_solve(
     def iterate(loop: _Loop) -> _Loop:
         product = jax.lax.stop_gradient(matvec(loop.direction))
         trees.require_like("matvec(v)", product, b)
-        return _iterate(loop, product)
+        return _iterate(loop, product, precondition)
 
     end = jax.lax.while_loop(unfinished, iterate, start)
     return CGResult(
@@ -90,17 +110,18 @@ def cg_solve(
     )
 
 
-def _iterate(loop: _Loop, product: Tree) -> _Loop:
+def _iterate(loop: _Loop, product: Tree, precondition: Callable[..., Any]) -> _Loop:
     """One step along the direction, given A·direction; nothing changes if it breaks down."""
     curvature = trees.dot(loop.direction, product)
-    usable = jnp.isfinite(curvature) & (curvature > 0)
-    step = jnp.where(usable, loop.squared_norm / jnp.where(usable, curvature, 1), 0)
+    usable = _usable(curvature)
+    step = jnp.where(usable, loop.inner / jnp.where(usable, curvature, 1), 0)
     x = trees.add_scaled(loop.x, step, loop.direction)
     residual = trees.add_scaled(loop.residual, -step, product)
     squared_norm = trees.dot(residual, residual)
     good = usable & jnp.isfinite(squared_norm) & trees.all_finite(x)
-    ratio = squared_norm / loop.squared_norm
-    direction = trees.add_scaled(residual, ratio, loop.direction)
+    preconditioned, inner = precondition(residual, squared_norm)
+    ratio = inner / loop.inner
+    direction = trees.add_scaled(preconditioned, ratio, loop.direction)
 
     iteration = loop.iteration + good.astype(jnp.int32)
     position = jnp.arange(loop.squared_norms.shape[0])
@@ -109,8 +130,14 @@ def _iterate(loop: _Loop, product: Tree) -> _Loop:
         x=trees.select(good, x, loop.x),
         residual=trees.select(good, residual, loop.residual),
         direction=trees.select(good, direction, loop.direction),
+        inner=jnp.where(good, inner, loop.inner),
         squared_norm=kept_norm,
         squared_norms=jnp.where(position >= iteration, kept_norm, loop.squared_norms),
         iteration=iteration,
-        breakdown=~good,
+        breakdown=~good | (~_usable(inner) & (squared_norm != 0)),
     )
+
+
+def _usable(number: jax.Array) -> jax.Array:
+    """Whether a number that should be positive is, and finite."""
+    return jnp.isfinite(number) & (number > 0)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.solver import trees
-from trpo_jax.solver.trees import Tree
+from trpo_jax.common import trees
+from trpo_jax.common.trees import Tree
 
 MatVec = Callable[[Tree], Tree]
 

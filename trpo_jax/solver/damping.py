@@ -3,31 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.config import HParams, TRPOConfig
-from trpo_jax.solver.objective import Objective
-from trpo_jax.solver.trees import Tree
-from trpo_jax.solver.trust_region import StepStatus, TrustRegionInfo, trust_region_step
+from trpo_jax.solver.trust_region import StepStatus, TrustRegionInfo
 
 GOOD_RATIO, BAD_RATIO = 0.75, 0.25
 FACTOR = 1.5
 LEAST, MOST = 1e-3, 1e3
-
-
-def adaptive_trust_region_step(
-    objective: Objective,
-    params: Tree,
-    scale: jax.Array,
-    batch: Tree,
-    hparams: HParams,
-    config: TRPOConfig,
-) -> tuple[Tree, jax.Array, TrustRegionInfo]:
-    """`trust_region_step` with damping scale · `hparams.cg_damping`, and the scale for the next.
-
-    `scale` is a scalar, 1 to begin with. Returns (params, scale, info).
-    """
-    damped = hparams.replace(cg_damping=scale * hparams.cg_damping)
-    params, info = trust_region_step(objective, params, batch, damped, config)
-    return params, adapted_scale(scale, info), info
 
 
 def adapted_scale(scale: jax.Array, info: TrustRegionInfo) -> jax.Array:

@@ -1,14 +1,17 @@
-"""Backtracking line search with two inequalities."""
+"""Backtracking line search: a bound on the KL that always holds, and a rule that accepts."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.config import require_whole_number
-from trpo_jax.solver import trees
-from trpo_jax.solver.trees import Tree
+from trpo_jax.common import trees
+from trpo_jax.common.checks import require_whole_number
+from trpo_jax.common.trees import Tree
+
+Accept = Callable[..., jax.Array]
+"""(improvement, kl, step_fraction, *rest) -> bool; `rest` is what else `evaluate` returns."""
 
 
 class LineSearchResult(NamedTuple):
@@ -17,7 +20,7 @@ class LineSearchResult(NamedTuple):
     params: Tree
     """The accepted candidate, or the given parameters bit for bit."""
     accepted: jax.Array
-    """bool: whether some candidate satisfied both inequalities."""
+    """bool: whether some candidate was accepted."""
     step_fraction: jax.Array
     """β^j of the accepted candidate; 0 if none was."""
     num_backtracks: jax.Array
@@ -40,14 +43,31 @@ class _Loop(NamedTuple):
     candidate_kls: jax.Array
 
 
+def sufficient_improvement(
+    expected_improvement: jax.Array | float = 0.0, accept_ratio: jax.Array | float = 0.0
+) -> Accept:
+    """The usual rule: improvement > 0 and improvement ≥ accept_ratio · β^j · expected_improvement.
+
+    `expected_improvement` is that of the full step; the ratio test is Armijo's.
+    """
+
+    def accept(improvement: jax.Array, kl: jax.Array, step_fraction: jax.Array, *_: Any):
+        del kl
+        enough = improvement >= accept_ratio * step_fraction * expected_improvement
+        return (improvement > 0) & enough
+
+    return accept
+
+
 def line_search(
-    evaluate: Callable[[Tree], tuple[jax.Array, jax.Array]],
+    evaluate: Callable[[Tree], tuple[Any, ...]],
     params: Tree,
     full_step: Tree,
     *,
     max_kl: jax.Array | float,
     expected_improvement: jax.Array | float = 0.0,
     accept_ratio: jax.Array | float = 0.0,
+    accept: Accept | None = None,
     backtrack_factor: jax.Array | float = 0.8,
     max_backtracks: int = 10,
 ) -> LineSearchResult:
@@ -56,14 +76,17 @@ def line_search(
     A candidate is accepted if  kl ≤ max_kl,  improvement > 0  and
     improvement ≥ accept_ratio · β^j · expected_improvement,  where
     `evaluate(candidate) -> (improvement, kl)` and `expected_improvement` is that of the full step.
-    Not-a-number compares false, so it loses; so does a candidate whose improvement or parameters
-    are not finite. After `max_backtracks` shrinkages the old parameters stay, bit for bit.
-    Schulman et al. 2015, app. C; the ratio test is Armijo's.
+    `accept(improvement, kl, step_fraction, *rest) -> bool` replaces the two tests of the
+    improvement; `rest` is what else `evaluate` returns, such as costs. The bound on the KL and
+    finiteness hold whatever it says. Not-a-number compares false, so it loses; so does a candidate
+    whose improvement or parameters are not finite. After `max_backtracks` shrinkages the old
+    parameters stay, bit for bit. Schulman et al. 2015, app. C.
     """
     require_whole_number("max_backtracks", max_backtracks, smallest=0)
+    accept = accept or sufficient_improvement(expected_improvement, accept_ratio)
     params, full_step = trees.as_floating(params), trees.as_floating(full_step)
     trees.require_like("full_step", full_step, params)
-    improvement_shape, kl_shape = jax.eval_shape(
+    improvement_shape, kl_shape, *_ = jax.eval_shape(
         lambda candidate: trees.as_floating(evaluate(candidate)), params
     )
     backtrack_factor = jnp.asarray(backtrack_factor, kl_shape.dtype)
@@ -83,12 +106,11 @@ def line_search(
 
     def attempt(loop: _Loop) -> _Loop:
         candidate = trees.add_scaled(params, loop.fraction, full_step)
-        improvement, kl = trees.as_floating(evaluate(candidate))
+        improvement, kl, *rest = trees.as_floating(evaluate(candidate))
         accepted = (
             (kl <= max_kl)
-            & (improvement > 0)
+            & accept(improvement, kl, loop.fraction, *rest)
             & jnp.isfinite(improvement)
-            & (improvement >= accept_ratio * loop.fraction * expected_improvement)
             & trees.all_finite(candidate)
         )
         return _Loop(
@@ -102,6 +124,33 @@ def line_search(
         )
 
     return _result(jax.lax.while_loop(unfinished, attempt, start))
+
+
+def untested_step(
+    evaluate: Callable[[Tree], tuple[Any, ...]],
+    params: Tree,
+    full_step: Tree,
+    *,
+    allowed: jax.Array | bool = True,
+    max_backtracks: int = 10,
+) -> LineSearchResult:
+    """Take the full step without a test, unless it is not finite: the natural policy gradient.
+
+    Not `allowed`, it is not taken at all. `candidate_kls` is as long as that of `line_search`.
+    Kakade 2001.
+    """
+    candidate = trees.add_scaled(params, 1.0, full_step)
+    improvement, kl, *_ = evaluate(candidate)
+    accepted = allowed & trees.all_finite((candidate, improvement, kl))
+    return LineSearchResult(
+        params=trees.select(accepted, candidate, params),
+        accepted=accepted,
+        step_fraction=accepted.astype(kl.dtype),
+        num_backtracks=jnp.int32(0),
+        kl=jnp.where(accepted, kl, 0),
+        improvement=jnp.where(accepted, improvement, 0),
+        candidate_kls=jnp.full(max_backtracks + 1, jnp.nan, kl.dtype).at[0].set(kl),
+    )
 
 
 def _result(end: _Loop) -> LineSearchResult:

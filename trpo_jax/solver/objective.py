@@ -1,15 +1,16 @@
 """What a trust-region step maximises; its value and its curvature on a batch of examples."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.config import TRPOConfig
-from trpo_jax.solver.batches import batch_sum
+from trpo_jax.common.batches import batch_sum, micro_batch
+from trpo_jax.common.trees import Tree
 from trpo_jax.solver.curvature import MatVec, gauss_newton_product, linearized_hvp
-from trpo_jax.solver.trees import Tree
+
+Curvature = Literal["gauss_newton", "hvp"]
 
 
 class Objective(NamedTuple):
@@ -27,44 +28,70 @@ class Objective(NamedTuple):
     """(outputs, batch) -> [B]."""
     divergence: Callable[[Tree, Tree], jax.Array]
     """(outputs, batch) -> [B], each >= 0."""
-    fisher_product: Callable[[Tree, Tree], Tree]
-    """(outputs, tangent) -> F(z) · tangent, example by example, shaped like `outputs`."""
-    weight: Callable[[Tree], jax.Array]
-    """batch -> [B], each >= 0; zero for examples that do not count (but must be finite)."""
+    fisher_product: Callable[[Tree, Tree], Tree] | None = None
+    """(outputs, tangent) -> F(z) · tangent, example by example, shaped like `outputs`; F is the
+    Hessian of the divergence in z. None: curvature="hvp" only."""
+    weight: Callable[[Tree], jax.Array] | None = None
+    """batch -> [B], each >= 0; zero for examples that do not count (but must be finite). None: all
+    count alike."""
+    constraints: Callable[[Tree, Tree], Tree] | None = None
+    """(outputs, batch) -> a tree of [B], whose weighted means an acceptance rule gets besides L
+    and D; None: nothing."""
+
+    def weights(self, batch: Tree) -> jax.Array:
+        """[B]."""
+        if self.weight is not None:
+            return self.weight(batch)
+        return jnp.ones(jax.tree.leaves(batch)[0].shape[0])
 
 
-def evaluation(objective: Objective, batch: Tree, config: TRPOConfig):
-    """candidate -> (L, D) on the batch: one forward pass for both."""
-    weight = objective.weight(batch)
+def evaluation(
+    objective: Objective, batch: Tree, *, chunk_size: int | None = None
+) -> Callable[[Tree], tuple]:
+    """candidate -> (L, D) on the batch, or (L, D, constraints): one forward pass for all."""
+    weight = objective.weights(batch)
     total = jnp.sum(weight)
 
-    def evaluate(candidate: Tree) -> tuple[jax.Array, jax.Array]:
+    def evaluate(candidate: Tree) -> tuple:
         def sums(chunk, chunk_weight):
             outputs = objective.predict(candidate, chunk)
-            gain = jnp.sum(chunk_weight * objective.gain(outputs, chunk))
-            return gain, jnp.sum(chunk_weight * objective.divergence(outputs, chunk))
+            parts = [objective.gain(outputs, chunk), objective.divergence(outputs, chunk)]
+            if objective.constraints is not None:
+                parts.append(objective.constraints(outputs, chunk))
+            return jax.tree.map(lambda part: jnp.sum(chunk_weight * part), tuple(parts))
 
-        gain, divergence = batch_sum(sums, batch, weight, config.curvature_chunk_size)
-        return gain / total, divergence / total
+        return jax.tree.map(lambda s: s / total, batch_sum(sums, batch, weight, chunk_size))
 
     return evaluate
 
 
 def curvature_product(
-    objective: Objective, params: Tree, batch: Tree, config: TRPOConfig
+    objective: Objective,
+    params: Tree,
+    batch: Tree,
+    *,
+    curvature: Curvature = "gauss_newton",
+    chunk_size: int | None = None,
 ) -> MatVec:
-    """v ↦ H v. Linearised once for the whole batch; with micro-batches, anew for each of them."""
-    weight = objective.weight(batch)
-    total = jnp.sum(weight)
-    chunk_size = config.curvature_chunk_size
+    """v ↦ H v, with H = ∇²D(params), by jvp of grad of D ("hvp") or Jᵀ F J v ("gauss_newton").
 
-    if config.curvature == "hvp":
-        evaluate = evaluation(objective, batch, config)
+    Linearised once for the whole batch; with micro-batches, anew for each of them. Raises
+    `ValueError` if the Gauss–Newton form is asked for and the objective has no Fisher product.
+    """
+    require_curvature(curvature, objective)
+    weight = objective.weights(batch)
+    total = jnp.sum(weight)
+
+    if curvature == "hvp":
+        evaluate = evaluation(objective, batch, chunk_size=chunk_size)
         return linearized_hvp(lambda candidate: evaluate(candidate)[1], params)
+
+    fisher_product = objective.fisher_product
+    assert fisher_product is not None  # for the type checker; `require_curvature` has seen to it
 
     def product_on(chunk: Tree, chunk_weight: jax.Array) -> MatVec:
         def weighted_fisher_product(outputs: Tree, tangent: Tree) -> Tree:
-            product = objective.fisher_product(outputs, tangent)
+            product = fisher_product(outputs, tangent)
             share = chunk_weight / total
             return jax.tree.map(lambda leaf: _along(leaf, share) * leaf, product)
 
@@ -72,7 +99,7 @@ def curvature_product(
             lambda candidate: objective.predict(candidate, chunk), weighted_fisher_product, params
         )
 
-    if chunk_size is None:
+    if micro_batch(chunk_size, weight.shape[0]) is None:
         return product_on(batch, weight)
     return lambda vector: batch_sum(
         lambda chunk, chunk_weight: product_on(chunk, chunk_weight)(vector),
@@ -80,6 +107,17 @@ def curvature_product(
         weight,
         chunk_size,
     )
+
+
+def require_curvature(curvature: str, objective: Objective) -> None:
+    """Raise `ValueError` unless the objective has what this form of the curvature needs."""
+    if curvature not in get_args(Curvature):
+        raise ValueError(f"curvature={curvature!r} is unknown; use gauss_newton or hvp")
+    if curvature == "gauss_newton" and objective.fisher_product is None:
+        raise ValueError(
+            "curvature='gauss_newton' needs fisher_product, which this objective has not; "
+            "use curvature='hvp'"
+        )
 
 
 def _along(leaf: jax.Array, per_example: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from trpo_jax.solver import trees
+from trpo_jax.common import trees
 
 
 def in_float64(fn: Callable[..., Any], returned: Any = jnp.float32) -> Callable[..., Any]:

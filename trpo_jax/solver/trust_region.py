@@ -1,18 +1,28 @@
-"""One trust-region step: gradient, natural direction, step length, line search."""
+"""One trust-region step in three pieces: a local model, the step it proposes, the search."""
 
 import enum
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.config import HParams, TRPOConfig
-from trpo_jax.solver import trees
+from trpo_jax.common import trees
+from trpo_jax.common.trees import Tree
 from trpo_jax.solver.conjugate_gradient import CGResult, cg_solve
-from trpo_jax.solver.line_search import LineSearchResult, line_search
-from trpo_jax.solver.objective import Objective, curvature_product, evaluation
+from trpo_jax.solver.curvature import MatVec
+from trpo_jax.solver.line_search import Accept, LineSearchResult, line_search, untested_step
+from trpo_jax.solver.objective import (
+    Curvature,
+    Objective,
+    curvature_product,
+    evaluation,
+    require_curvature,
+)
 from trpo_jax.solver.precision import in_float64
-from trpo_jax.solver.trees import Tree
+
+Dtype = Literal["float32", "float64"]
+Number = jax.Array | float
 
 
 class StepStatus(enum.IntEnum):
@@ -30,6 +40,8 @@ class StepStatus(enum.IntEnum):
     """No candidate satisfied both inequalities."""
     OFF_POLICY = 5
     """The batch was not drawn from the policy that was to be improved. Set by the learner."""
+    REJECTED = 6
+    """A method without a trust region rejected its own step."""
 
 
 class TrustRegionInfo(NamedTuple):
@@ -67,136 +79,246 @@ class TrustRegionInfo(NamedTuple):
     """bool: non-positive curvature or a value that is not finite within the solve."""
 
 
+class LocalModel(NamedTuple):
+    """L(θ + Δ) ≈ gᵀΔ and D(θ + Δ) ≈ ½ ΔᵀHΔ at the parameters θ where a step begins."""
+
+    objective: Objective
+    """L and D."""
+    params: Tree
+    """θ."""
+    batch: Tree
+    """The examples over which L and D are means."""
+    gradient: jax.Array
+    """g = ∇L(θ), all leaves as one vector."""
+    curvature: Curvature
+    """How products with H are made."""
+    chunk_size: int | None
+    """Examples per micro-batch; None: all at once."""
+
+    def product(self) -> MatVec:
+        """v ↦ H v, for trees shaped like `params`; linearised here, once."""
+        return curvature_product(
+            self.objective,
+            self.params,
+            self.batch,
+            curvature=self.curvature,
+            chunk_size=self.chunk_size,
+        )
+
+
+Preconditioner = Callable[[LocalModel, Number], MatVec]
+"""(model, damping) -> (v ↦ P⁻¹v) for trees shaped like `params`, with P near H + λI."""
+
+
+class Proposal(NamedTuple):
+    """The step that a local model proposes, before anything is tried."""
+
+    step: jax.Array
+    """Δθ as one vector; zero if `blocked`."""
+    predicted_improvement: jax.Array
+    """gᵀΔθ, also if `blocked`."""
+    blocked: jax.Array
+    """int32: 0, or the `StepStatus` that forbids the step."""
+    multiplier: jax.Array
+    """√(xᵀ(H + λI)x / 2δ); 0 without curvature."""
+    solution: CGResult
+    """x ≈ (H + λI)⁻¹ g, and how it was found."""
+
+
+def local_model(
+    objective: Objective,
+    params: Tree,
+    batch: Tree,
+    *,
+    curvature: Curvature = "gauss_newton",
+    chunk_size: int | None = None,
+) -> LocalModel:
+    """The first piece: the gradient, and what products with H need."""
+    require_curvature(curvature, objective)
+    evaluate = evaluation(objective, batch, chunk_size=chunk_size)
+    with jax.default_matmul_precision("highest"):
+        gradient, _ = trees.ravel(jax.grad(lambda candidate: evaluate(candidate)[0])(params))
+    return LocalModel(objective, params, batch, gradient, curvature, chunk_size)
+
+
+def natural_step(
+    model: LocalModel,
+    *,
+    max_kl: Number,
+    damping: Number = 0.1,
+    cg_iterations: int = 10,
+    cg_tol: Number = 1e-8,
+    dtype: Dtype = "float32",
+    preconditioner: Preconditioner | None = None,
+) -> Proposal:
+    """The second piece:  x = CG(H + λI, g),  Δθ = √(2δ / xᵀ(H + λI)x) · x.
+
+    λ is `damping`, δ `max_kl`. Nothing is proposed if the gradient is zero, a value is not finite,
+    or the curvature along x is not positive. Schulman et al. 2015, app. C; Kakade 2001.
+    """
+    gradient = model.gradient
+    with jax.default_matmul_precision("highest"):
+        solution = natural_direction(
+            model,
+            damping=damping,
+            cg_iterations=cg_iterations,
+            cg_tol=cg_tol,
+            dtype=dtype,
+            preconditioner=preconditioner,
+        )
+        curvature = trees.dot(solution.x, gradient - solution.residual)
+        curved = curvature > 0
+        scale = jnp.sqrt(2 * max_kl / jnp.where(curved, curvature, 1))
+        step = trees.scaled(scale, solution.x)
+        predicted = trees.dot(gradient, step)
+        blocked = _reason_not_to_step(gradient, curvature, step)
+    return Proposal(
+        step=trees.select(blocked == 0, step, jnp.zeros_like(step)),
+        predicted_improvement=predicted,
+        blocked=blocked,
+        multiplier=jnp.where(curved, 1 / scale, 0),
+        solution=solution,
+    )
+
+
+def natural_direction(
+    model: LocalModel,
+    *,
+    damping: Number = 0.1,
+    cg_iterations: int = 10,
+    cg_tol: Number = 1e-8,
+    dtype: Dtype = "float32",
+    preconditioner: Preconditioner | None = None,
+) -> CGResult:
+    """x ≈ (H + λI)⁻¹ g by conjugate gradients, products and recurrences in the given precision.
+
+    They run on one vector: a few large operations instead of many small ones.
+    """
+
+    def solve(params: Tree, batch: Tree, gradient: jax.Array, damping, tol) -> CGResult:
+        if dtype == "float64":
+            params, batch, gradient = trees.cast((params, batch, gradient), jnp.float64)
+        here = model._replace(params=params, batch=batch, gradient=gradient)
+        _, unravel = trees.ravel(params)
+        product = here.product()
+
+        def damped(vector: jax.Array) -> jax.Array:
+            curved, _ = trees.ravel(product(unravel(vector)))
+            return trees.add_scaled(curved, damping, vector)
+
+        precondition = None
+        if preconditioner is not None:
+            apply = preconditioner(here, damping)
+            precondition = lambda vector: trees.ravel(apply(unravel(vector)))[0]  # noqa: E731
+        return cg_solve(
+            damped, gradient, max_iters=cg_iterations, tol=tol, preconditioner=precondition
+        )
+
+    if dtype == "float64":
+        solve = in_float64(solve, returned=model.gradient.dtype)
+    return solve(model.params, model.batch, model.gradient, damping, cg_tol)
+
+
 def trust_region_step(
-    objective: Objective, params: Tree, batch: Tree, hparams: HParams, config: TRPOConfig
+    objective: Objective,
+    params: Tree,
+    batch: Tree,
+    *,
+    max_kl: Number,
+    damping: Number = 0.1,
+    cg_iterations: int = 10,
+    cg_tol: Number = 1e-8,
+    curvature: Curvature = "gauss_newton",
+    chunk_size: int | None = None,
+    dtype: Dtype = "float32",
+    preconditioner: Preconditioner | None = None,
+    search: bool = True,
+    accept: Accept | None = None,
+    accept_ratio: Number = 0.0,
+    backtrack_factor: Number = 0.8,
+    max_backtracks: int = 10,
 ) -> tuple[Tree, TrustRegionInfo]:
     """Improve `params` by one TRPO step on `batch`, or return them bit for bit.
 
     x = CG(H + λI, g),  Δθ = √(2δ / xᵀ(H + λI)x) · x,  then backtracking on D ≤ δ and L > 0,
-    with g = ∇L(θ_old), H = ∇²D(θ_old), δ = `hparams.max_kl`, λ = `hparams.cg_damping`.
-    Gradient, curvature and line search see the same batch and the same weights. With
-    `config.line_search` off the full step is taken untested: the natural policy gradient.
-    A numerical failure is reported in `TrustRegionInfo.status`, never raised. Unless
-    `config.solver_dtype` is "float32", what a surrounding `vmap` batches has to come in through
-    `params`, `batch` or `hparams`, not through values that the objective closes over.
+    with g = ∇L(θ_old), H = ∇²D(θ_old), δ = `max_kl`, λ = `damping`.
+    Gradient, curvature and line search see the same batch and the same weights. `chunk_size`
+    bounds the memory by micro-batches, `dtype` is that of products and conjugate gradients,
+    `preconditioner` speeds them up, `accept` replaces the test of the improvement as in
+    `line_search`. Without `search` the full step is taken untested: the natural policy gradient.
+    A numerical failure is reported in `TrustRegionInfo.status`, never raised. With dtype
+    "float64", what a surrounding `vmap` batches has to come in through `params`, `batch`, `max_kl`,
+    `damping` or `cg_tol`, not through values that the objective closes over.
     Schulman et al. 2015, app. C; Kakade 2001.
     """
-    with jax.default_matmul_precision("highest"):
-        evaluate = evaluation(objective, batch, config)
-        gradient, _ = trees.ravel(jax.grad(lambda candidate: evaluate(candidate)[0])(params))
-        solution = _natural_direction(objective, params, batch, gradient, hparams, config)
-
-        curvature = trees.dot(solution.x, _minus(gradient, solution.residual))
-        curved = curvature > 0
-        scale = jnp.sqrt(2 * hparams.max_kl / jnp.where(curved, curvature, 1))
-        full_step = trees.scaled(scale, solution.x)
-        predicted = trees.dot(gradient, full_step)
-        blocked = _reason_not_to_step(gradient, curvature, full_step)
-        full_step = trees.select(blocked == 0, full_step, jax.tree.map(jnp.zeros_like, full_step))
-
-        vector, unravel = trees.ravel(params)
-        search = _search(
-            lambda candidate: evaluate(unravel(candidate)),
-            vector, full_step, predicted, blocked, hparams, config,
-        )  # fmt: skip
-
-    rejected = jnp.where(blocked == 0, StepStatus.LINE_SEARCH_FAILED, blocked)
-    share = jnp.where(search.accepted, search.step_fraction, 1)
-    info = TrustRegionInfo(
-        status=jnp.where(search.accepted, StepStatus.ACCEPTED, rejected).astype(jnp.int32),
-        accepted=search.accepted,
-        step_fraction=search.step_fraction,
-        num_backtracks=search.num_backtracks,
-        kl=search.kl,
-        candidate_kls=search.candidate_kls,
-        improvement=search.improvement,
-        predicted_improvement=share * predicted,
-        gradient_norm=trees.norm(gradient),
-        step_norm=trees.norm(full_step),
-        damping=jnp.asarray(hparams.cg_damping, curvature.dtype),
-        multiplier=jnp.where(curved, 1 / scale, 0),
-        cg_iterations=solution.num_iters,
-        cg_residual_norms=solution.residual_norms,
-        cg_breakdown=solution.breakdown,
+    model = local_model(objective, params, batch, curvature=curvature, chunk_size=chunk_size)
+    proposal = natural_step(
+        model,
+        max_kl=max_kl,
+        damping=damping,
+        cg_iterations=cg_iterations,
+        cg_tol=cg_tol,
+        dtype=dtype,
+        preconditioner=preconditioner,
     )
-    return unravel(search.params), info
+    evaluate = evaluation(objective, batch, chunk_size=chunk_size)
+    vector, unravel = trees.ravel(params)
+    allowed = proposal.blocked == 0
+    rule = accept and (lambda *outcome: allowed & accept(*outcome))
+    with jax.default_matmul_precision("highest"):
+        if search:
+            found = line_search(
+                lambda candidate: evaluate(unravel(candidate)),
+                vector,
+                proposal.step,
+                max_kl=max_kl,
+                expected_improvement=proposal.predicted_improvement,
+                accept_ratio=accept_ratio,
+                accept=rule,
+                backtrack_factor=backtrack_factor,
+                max_backtracks=max_backtracks,
+            )
+        else:
+            found = untested_step(
+                lambda candidate: evaluate(unravel(candidate)),
+                vector,
+                proposal.step,
+                allowed=allowed,
+                max_backtracks=max_backtracks,
+            )
+    return unravel(found.params), step_info(model, proposal, found, damping)
 
 
-def _natural_direction(
-    objective: Objective,
-    params: Tree,
-    batch: Tree,
-    gradient: jax.Array,
-    hparams: HParams,
-    config: TRPOConfig,
-) -> CGResult:
-    """x ≈ (H + λI)⁻¹ g, in the precision that the configuration asks for.
-
-    "float64" means products and recurrences; "mixed" has products in float32 and the recurrences
-    and dot products of conjugate gradients in float64. Conjugate gradients run on one vector: a
-    few large operations instead of many small ones.
-    """
-
-    def solve(params, batch, gradient, damping, tol) -> CGResult:
-        if config.solver_dtype == "float64":
-            params, batch = trees.cast((params, batch), jnp.float64)
-        if config.solver_dtype != "float32":
-            gradient = gradient.astype(jnp.float64)
-        flat, unravel = trees.ravel(params)
-        product = curvature_product(objective, params, batch, config)
-
-        def damped(vector: jax.Array) -> jax.Array:
-            curved, _ = trees.ravel(product(unravel(vector.astype(flat.dtype))))
-            return trees.add_scaled(curved.astype(vector.dtype), damping, vector)
-
-        return cg_solve(damped, gradient, max_iters=config.cg_iterations, tol=tol)
-
-    if config.solver_dtype != "float32":
-        solve = in_float64(solve, returned=gradient.dtype)
-    return solve(params, batch, gradient, hparams.cg_damping, hparams.cg_tol)
+def step_info(
+    model: LocalModel, proposal: Proposal, found: LineSearchResult, damping: Number
+) -> TrustRegionInfo:
+    """The record of a step, from its three pieces."""
+    blocked = proposal.blocked
+    rejected = jnp.where(blocked == 0, StepStatus.LINE_SEARCH_FAILED, blocked)
+    share = jnp.where(found.accepted, found.step_fraction, 1)
+    return TrustRegionInfo(
+        status=jnp.where(found.accepted, StepStatus.ACCEPTED, rejected).astype(jnp.int32),
+        accepted=found.accepted,
+        step_fraction=found.step_fraction,
+        num_backtracks=found.num_backtracks,
+        kl=found.kl,
+        candidate_kls=found.candidate_kls,
+        improvement=found.improvement,
+        predicted_improvement=share * proposal.predicted_improvement,
+        gradient_norm=trees.norm(model.gradient),
+        step_norm=trees.norm(proposal.step),
+        damping=jnp.asarray(damping, proposal.step.dtype),
+        multiplier=proposal.multiplier,
+        cg_iterations=proposal.solution.num_iters,
+        cg_residual_norms=proposal.solution.residual_norms,
+        cg_breakdown=proposal.solution.breakdown,
+    )
 
 
-def _reason_not_to_step(gradient: Tree, curvature: jax.Array, full_step: Tree) -> jax.Array:
+def _reason_not_to_step(gradient: Tree, curvature: jax.Array, step: Tree) -> jax.Array:
     """0, or the `StepStatus` that forbids a step."""
-    finite = trees.all_finite((gradient, curvature, full_step))
+    finite = trees.all_finite((gradient, curvature, step))
     zero = trees.dot(gradient, gradient) == 0
     reason = jnp.where(curvature > 0, 0, StepStatus.BAD_CURVATURE)
     reason = jnp.where(zero, StepStatus.ZERO_GRADIENT, reason)
     return jnp.where(finite, reason, StepStatus.NOT_FINITE)
-
-
-def _search(
-    evaluate, params, full_step, predicted, blocked, hparams: HParams, config: TRPOConfig
-) -> LineSearchResult:
-    if not config.line_search:
-        return _full_step_untested(evaluate, params, full_step, blocked, config)
-    return line_search(
-        evaluate,
-        params,
-        full_step,
-        max_kl=hparams.max_kl,
-        expected_improvement=predicted,
-        accept_ratio=hparams.accept_ratio,
-        backtrack_factor=hparams.backtrack_factor,
-        max_backtracks=config.max_backtracks,
-    )
-
-
-def _full_step_untested(evaluate, params, full_step, blocked, config) -> LineSearchResult:
-    """The natural policy gradient: take the full step unless it is not finite or does not exist."""
-    candidate = trees.add_scaled(params, 1.0, full_step)
-    improvement, kl = evaluate(candidate)
-    accepted = (blocked == 0) & trees.all_finite((candidate, improvement, kl))
-    return LineSearchResult(
-        params=trees.select(accepted, candidate, params),
-        accepted=accepted,
-        step_fraction=accepted.astype(kl.dtype),
-        num_backtracks=jnp.int32(0),
-        kl=jnp.where(accepted, kl, 0),
-        improvement=jnp.where(accepted, improvement, 0),
-        candidate_kls=jnp.full(config.max_backtracks + 1, jnp.nan, kl.dtype).at[0].set(kl),
-    )
-
-
-def _minus(left: Tree, right: Tree) -> Tree:
-    return jax.tree.map(jnp.subtract, left, right)

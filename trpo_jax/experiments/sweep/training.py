@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from trpo_jax.config import HParams, TRPOConfig, require_whole_number
+from trpo_jax.common.checks import require_whole_number
+from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.envs.base import Environment
 from trpo_jax.experiments import specification
 from trpo_jax.experiments.checkpoints import with_keys

@@ -59,6 +59,11 @@ def select(condition: jax.Array, if_true: Tree, if_false: Tree) -> Tree:
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), if_true, if_false)
 
 
+def take(tree: Tree, rows: jax.Array) -> Tree:
+    """Some rows of every leaf [B, ...]."""
+    return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+
 def all_finite(tree: Tree) -> jax.Array:
     """Whether every element of every inexact leaf is finite."""
     checks = [
@@ -84,6 +89,32 @@ def require_like(name: str, tree: Tree, like: Tree) -> None:
     shapes, wanted = (jax.tree.map(jnp.shape, each) for each in (tree, like))
     if shapes != wanted:
         raise ValueError(f"{name} has shapes {shapes}; they must be {wanted}")
+
+
+def first_difference(tree: Tree, other: Tree) -> str | None:
+    """Where the structures of two trees first differ, and how; None if they do not.
+
+    Compared by `==`: the text of a structure may hold addresses of objects.
+    """
+    if jax.tree.structure(tree) == jax.tree.structure(other):
+        return None
+    children, others = _children(tree), _children(other)
+    if type(tree) is type(other) and children.keys() == others.keys():
+        for name, child in children.items():
+            found = first_difference(child, others[name])
+            if found is not None:
+                return f"{name}{found}" if found[:1] in ".[" else f"{name} {found}"
+        return "has other static data"
+    if type(tree) is not type(other):
+        return f"is a {type(tree).__name__} in one and a {type(other).__name__} in the other"
+    odd = sorted(children.keys() ^ others.keys())[0]
+    return f"{odd} is in one only"
+
+
+def _children(tree: Tree) -> dict[str, Tree]:
+    """The children of a node by their names, such as ".obs" or "['state']"; none of a leaf."""
+    below = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)[0]
+    return {jax.tree_util.keystr(path): child for path, child in below if path}
 
 
 def cast(tree: Tree, dtype: Any) -> Tree:

@@ -6,7 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.solver.trees import Tree
+from trpo_jax.common.trees import Tree
+
+
+def micro_batch(chunk_size: int | None, batch_size: int) -> int | None:
+    """The size of micro-batches, or None where the whole batch is one: the one rule for both."""
+    return None if chunk_size is None or chunk_size >= batch_size else chunk_size
 
 
 def batch_sum(
@@ -19,8 +24,8 @@ def batch_sum(
     too hold the intermediate values of one micro-batch only. A last, incomplete micro-batch is
     filled up with examples of weight zero: the sum is exact for every size.
     """
-    batch_size = weight.shape[0]
-    if chunk_size is None or chunk_size >= batch_size:
+    chunk_size = micro_batch(chunk_size, weight.shape[0])
+    if chunk_size is None:
         return fn(batch, weight)
     chunks = split(batch, chunk_size), split(weight, chunk_size, padding="constant")
     fn = jax.checkpoint(fn)
@@ -42,7 +47,8 @@ def map_chunks(
     up with copies of its last example: a summary must not mind that, as a maximum does not.
     """
     batch_size = jax.tree.leaves(batch)[0].shape[0]
-    if chunk_size is None or chunk_size >= batch_size:
+    chunk_size = micro_batch(chunk_size, batch_size)
+    if chunk_size is None:
         rows, summary = fn(batch)
         return rows, jax.tree.map(lambda leaf: leaf[None], summary)
     rows, summaries = jax.lax.map(jax.checkpoint(fn), split(batch, chunk_size))
@@ -51,10 +57,10 @@ def map_chunks(
     ), summaries
 
 
-def in_chunks(apply: Callable[[Any, jax.Array], Tree], chunk_size: int | None):
+def in_chunks(apply: Callable[[Any, Tree], Tree], chunk_size: int | None):
     """apply(params, inputs [B, …]) -> [B, …], in micro-batches when there are more inputs."""
 
-    def chunked(params: Any, inputs: jax.Array) -> Tree:
+    def chunked(params: Any, inputs: Tree) -> Tree:
         return map_chunks(lambda chunk: (apply(params, chunk), ()), inputs, chunk_size)[0]
 
     return chunked

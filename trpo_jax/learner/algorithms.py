@@ -1,0 +1,110 @@
+"""Which policy step and which value fit a configuration names: the one place where it is chosen."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.learner.parts import PolicyStep, ValueFit
+from trpo_jax.learner.types import Batch
+from trpo_jax.learner.value import (
+    ValueFitInfo,
+    fit_value,
+    fit_value_lbfgs,
+    init_value_optimizer,
+)
+from trpo_jax.solver.damping import adapted_scale
+from trpo_jax.solver.line_search import Accept
+from trpo_jax.solver.trust_region import Preconditioner, trust_region_step
+
+
+def trust_region_settings(hparams: HParams, config: TRPOConfig) -> dict[str, Any]:
+    """The keywords of `trust_region_step` that settings stand for; the one place that knows."""
+    return {
+        "max_kl": hparams.max_kl,
+        "damping": hparams.cg_damping,
+        "cg_iterations": config.cg_iterations,
+        "cg_tol": hparams.cg_tol,
+        "curvature": config.curvature,
+        "chunk_size": config.chunk_size,
+        "dtype": config.solver_dtype,
+        "search": config.line_search,
+        "accept_ratio": hparams.accept_ratio,
+        "backtrack_factor": hparams.backtrack_factor,
+        "max_backtracks": config.max_backtracks,
+    }
+
+
+def trpo_step(
+    *,
+    accept: Accept | None = None,
+    preconditioner: Preconditioner | None = None,
+    adaptive_damping: bool = False,
+) -> PolicyStep:
+    """TRPO's step as a `PolicyStep`, for `make_trpo(…, policy_step=trpo_step(…))`.
+
+    `accept` replaces the test of the improvement as in `line_search`, `preconditioner` speeds up
+    conjugate gradients as in `natural_step`. With `adaptive_damping` the damping is a multiple of
+    `hparams.cg_damping` that goes on from update to update (`adapted_scale`).
+    """
+    pieces = {"accept": accept, "preconditioner": preconditioner}
+
+    def fixed(key, objective, params, state, batch, hparams, config):
+        del key
+        settings = trust_region_settings(hparams, config)
+        params, info = trust_region_step(objective, params, batch, **settings, **pieces)
+        return params, state, info
+
+    def adaptive(key, objective, params, scale, batch, hparams, config):
+        damped = hparams.replace(cg_damping=scale * hparams.cg_damping)
+        params, _, info = fixed(key, objective, params, (), batch, damped, config)
+        return params, adapted_scale(scale, info), info
+
+    if adaptive_damping:
+        return PolicyStep(init=lambda params: jnp.ones((), jnp.float32), apply=adaptive)
+    return PolicyStep(init=lambda params: (), apply=fixed)
+
+
+def _fit_by_adam(
+    key: jax.Array, predict, params, state, batch: Batch, hparams: HParams, config: TRPOConfig
+) -> tuple[Any, Any, ValueFitInfo]:
+    return fit_value(
+        key,
+        params,
+        state,
+        apply=predict,
+        obs=batch.critic_obs,
+        target=batch.value_target,
+        weight=batch.weight,
+        learning_rate=hparams.value_learning_rate,
+        num_epochs=config.value_epochs,
+        minibatch_size=config.minibatch_size,
+    )
+
+
+def _fit_by_lbfgs(
+    key: jax.Array, predict, params, state, batch: Batch, hparams: HParams, config: TRPOConfig
+) -> tuple[Any, Any, ValueFitInfo]:
+    del key, hparams
+    params, info = fit_value_lbfgs(
+        params,
+        apply=predict,
+        obs=batch.critic_obs,
+        target=batch.value_target,
+        weight=batch.weight,
+        num_iterations=config.value_iterations,
+    )
+    return params, state, info
+
+
+POLICY_STEPS = {
+    "trpo": trpo_step(),
+    "trpo_adaptive_damping": trpo_step(adaptive_damping=True),
+}
+"""By `TRPOConfig.algorithm`."""
+VALUE_FITS = {
+    "adam": ValueFit(init=init_value_optimizer, apply=_fit_by_adam),
+    "lbfgs": ValueFit(init=lambda params: (), apply=_fit_by_lbfgs),
+}
+"""By `TRPOConfig.value_optimizer`."""

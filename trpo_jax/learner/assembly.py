@@ -1,0 +1,160 @@
+"""The parts of an agent put together and tried on each other, before anything is compiled."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from trpo_jax.config import TRPOConfig
+from trpo_jax.envs.base import Environment, observation_spec, some_action
+from trpo_jax.envs.checks import require_promises
+from trpo_jax.learner.algorithms import POLICY_STEPS, VALUE_FITS
+from trpo_jax.learner.parts import Parts, PolicyStep, ValueFit
+from trpo_jax.learner.policy_step import as_policy_step
+from trpo_jax.policies.defaults import default_critic, default_policy
+from trpo_jax.policies.distributions import DiagonalGaussian, require_distribution, to_box
+from trpo_jax.policies.policy import Critic, Policy
+from trpo_jax.spaces import Box, critic_view, policy_part, policy_view, shapes_of
+
+
+def assemble(
+    env: Environment,
+    config: TRPOConfig,
+    policy_step: Callable[..., Any] | PolicyStep | None,
+    policy: Policy | None,
+    critic: Critic | None,
+    value_fit: ValueFit | None,
+) -> Parts:
+    """The parts of an agent: those given, and for the others those that the configuration names.
+
+    Raises `ValueError` if the environment breaks a promise or a part does not fit it.
+    """
+    require_promises(env)
+    given = {
+        "policy_step": policy_step, "policy": policy, "critic": critic, "value_fit": value_fit
+    }  # fmt: skip
+    spec = observation_spec(env)
+    parts = Parts(
+        env=env,
+        config=config,
+        policy=_foreign_policy(policy, config)
+        if policy
+        else default_policy(env.action_space, shapes_of(policy_part(spec)), config),
+        critic=_foreign_critic(critic)
+        if critic
+        else default_critic(shapes_of(critic_view(spec)), config),
+        policy_step=as_policy_step(policy_step or POLICY_STEPS[config.algorithm]),
+        value_fit=value_fit or VALUE_FITS[config.value_optimizer],
+        own=tuple(name for name, part in given.items() if part is not None),
+    )
+    if policy is not None:
+        _require_policy_fits(parts)
+    if critic is not None:
+        _require_critic_fits(parts)
+    return parts
+
+
+def example_observation(env: Environment) -> Any:
+    """One observation of zeros, whose mask allows everything."""
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), observation_spec(env))
+    mask = getattr(zeros, "action_mask", None)
+    return zeros if mask is None else zeros._replace(action_mask=jnp.ones_like(mask))
+
+
+def _foreign_policy(policy: Policy, config: TRPOConfig) -> Policy:
+    """A user's policy at the matrix precision of our own, so that probabilities recomputed for an
+    update are those of the rollout; a Gaussian goes into a Box as the configuration says."""
+
+    def finish(distribution: Any) -> Any:
+        if isinstance(distribution, DiagonalGaussian):
+            return distribution.replace(bounds=config.action_bounds)
+        return distribution
+
+    def apply(params: Any, obs: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return finish(policy.apply(params, obs))
+
+    def apply_with_units(params: Any, obs: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            distribution, units = policy.apply_with_units(params, obs)  # type: ignore[misc]
+            return finish(distribution), units
+
+    recorded = policy.apply_with_units is not None
+    return Policy(policy.init, apply, apply_with_units if recorded else None)
+
+
+def _foreign_critic(critic: Critic) -> Critic:
+    """A user's critic at the matrix precision of our own, with values [B]."""
+
+    def apply(params: Any, obs: Any) -> jax.Array:
+        with jax.default_matmul_precision("highest"):
+            values = critic.apply(params, obs)
+        rows = jax.tree.leaves(obs)[0].shape[0]
+        return values[..., 0] if jnp.shape(values) == (rows, 1) else values
+
+    return Critic(critic.init, apply)
+
+
+_ROWS = 3
+
+
+def _tried(part: Policy | Critic, name: str, example: Any) -> Any:
+    """Shapes of what a network returns for a few observations [B, ...]."""
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * _ROWS), example)
+    key = jax.random.key(0)
+    params = jax.eval_shape(part.init, key, example)
+    strange = [
+        leaf for leaf in jax.tree.leaves(params) if not jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    if strange:
+        raise ValueError(
+            f"{name}.init returns a leaf of {strange[0].dtype}; parameters must be floating arrays"
+        )
+    return jax.eval_shape(part.apply, params, batch)
+
+
+def _require_policy_fits(parts: Parts) -> None:
+    """Raise `ValueError` unless a policy returns a distribution over the environment's actions."""
+    space, key = parts.env.action_space, jax.random.key(0)
+    distribution = _tried(parts.policy, "policy", policy_view(example_observation(parts.env)))
+    require_distribution(distribution, "policy")
+    if parts.config.curvature == "gauss_newton" and not hasattr(distribution, "fisher_product"):
+        raise ValueError(
+            f"curvature='gauss_newton' needs fisher_product, which {type(distribution).__name__} "
+            "has not; use TRPOConfig(curvature='hvp')"
+        )
+
+    def outcome(distribution: Any) -> Any:
+        action = distribution.sample(key)
+        numbers = (
+            distribution.log_prob(action),
+            distribution.entropy(),
+            distribution.kl(distribution),
+        )
+        boxed = to_box(distribution, action, space) if isinstance(space, Box) else action
+        return *numbers, boxed
+
+    *numbers, action = jax.eval_shape(outcome, distribution)
+    for name, number in zip(("log_prob", "entropy", "kl"), numbers, strict=True):
+        if number.shape != (_ROWS,):
+            raise ValueError(
+                f"{name} of {type(distribution).__name__} has shape {number.shape} for {_ROWS} "
+                f"observations; it must be [{_ROWS}]: sum over action dimensions"
+            )
+    wanted = jax.eval_shape(lambda: jnp.stack([some_action(space)] * _ROWS))
+    if action.shape != wanted.shape:
+        raise ValueError(
+            f"policy draws actions of shape {action.shape} for {_ROWS} observations; those of "
+            f"{space} have shape {wanted.shape}"
+        )
+
+
+def _require_critic_fits(parts: Parts) -> None:
+    """Raise `ValueError` unless a critic returns one value per observation."""
+    assert parts.critic is not None
+    values = _tried(parts.critic, "critic", critic_view(example_observation(parts.env)))
+    if getattr(values, "shape", None) != (_ROWS,):
+        raise ValueError(
+            f"critic returns {values} for {_ROWS} observations; it must return [B] or [B, 1]"
+        )

@@ -1,0 +1,98 @@
+"""Episodes and running statistics: how they are kept from step to step and update to update."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.envs.base import EnvStep
+from trpo_jax.learner.acting import finite_or_zero
+from trpo_jax.learner.normalization import (
+    RunningStatistics,
+    discounted_returns,
+    scale_by_deviation,
+    update_statistics,
+)
+from trpo_jax.learner.types import EpisodeProgress, TrainState, Trajectory
+
+
+def begin_episodes(num_envs: int) -> EpisodeProgress:
+    """Bookkeeping of N episodes that have just begun."""
+    return EpisodeProgress(
+        returns=jnp.zeros(num_envs, jnp.float32),
+        lengths=jnp.zeros(num_envs, jnp.int32),
+        discounted=jnp.zeros(num_envs, jnp.float32),
+        num_begun=jnp.zeros(num_envs, jnp.uint32),
+        last_mean_return=jnp.zeros((), jnp.float32),
+        any_ended=jnp.zeros((), bool),
+    )
+
+
+def count_step(episodes: EpisodeProgress, step: EnvStep) -> EpisodeProgress:
+    """With the reward of one step of every environment."""
+    largest = jnp.finfo(episodes.returns.dtype).max
+    returns = jnp.clip(episodes.returns + finite_or_zero(step.reward), -largest, largest)
+    return episodes.replace(returns=returns, lengths=episodes.lengths + 1)
+
+
+def begin_again(episodes: EpisodeProgress, done: jax.Array) -> EpisodeProgress:
+    """Those that are done, [N], start over."""
+    return episodes.replace(
+        returns=jnp.where(done, 0, episodes.returns),
+        lengths=jnp.where(done, 0, episodes.lengths),
+        num_begun=episodes.num_begun + done.astype(episodes.num_begun.dtype),
+    )
+
+
+class ScaledRewards(NamedTuple):
+    """Rewards as the advantages take them, and the books that this needed."""
+
+    reward: jax.Array
+    """float32 [T, N]."""
+    statistics: RunningStatistics
+    """Of the discounted returns, those of this trajectory merged in."""
+    discounted: jax.Array
+    """[N]: running discounted returns after the last step."""
+
+
+def scale_rewards(
+    state: TrainState, trajectory: Trajectory, hparams: HParams, config: TRPOConfig
+) -> ScaledRewards:
+    """Divide rewards by the running deviation of the discounted returns, if configured.
+
+    The statistics include this trajectory: unlike those of the observations they do not enter the
+    policy, so nothing has to stay frozen.
+    """
+    carried = state.actor.episodes.discounted
+    if not config.normalize_rewards:
+        return ScaledRewards(trajectory.reward, state.return_statistics, carried)
+    done = trajectory.terminated | trajectory.truncated
+    discounted, returns = discounted_returns(carried, trajectory.reward, done, hparams.gamma)
+    weight = trajectory.valid.astype(jnp.float32)
+    statistics = update_statistics(state.return_statistics, returns, weight)
+    return ScaledRewards(
+        scale_by_deviation(statistics, trajectory.reward), statistics, finite_or_zero(discounted)
+    )
+
+
+def record_episodes(episodes: EpisodeProgress, trajectory: Trajectory) -> EpisodeProgress:
+    """Remember the mean return of the episodes that ended in this trajectory, if any did."""
+    done = trajectory.terminated | trajectory.truncated
+    num_episodes = jnp.sum(done)
+    mean = jnp.sum(trajectory.episode_return * done) / jnp.maximum(num_episodes, 1)
+    usable = (num_episodes > 0) & jnp.isfinite(mean)
+    return episodes.replace(
+        last_mean_return=jnp.where(usable, mean, episodes.last_mean_return).astype(jnp.float32),
+        any_ended=episodes.any_ended | usable,
+    )
+
+
+def merge_observations(
+    state: TrainState, trajectory: Trajectory, on_policy: jax.Array, config: TRPOConfig
+) -> RunningStatistics:
+    """Statistics of the observations for the next update; only now, so that they were frozen."""
+    if not config.normalize_observations:
+        return state.obs_statistics
+    weight = (trajectory.valid & on_policy).astype(jnp.float32)
+    return update_statistics(state.obs_statistics, trajectory.obs, weight)

@@ -1,0 +1,58 @@
+"""The networks that an agent has unless it is given others: from spaces and configuration."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from trpo_jax.config import TRPOConfig
+from trpo_jax.policies.networks import (
+    Body,
+    CategoricalHead,
+    GaussianHead,
+    MultiCategoricalHead,
+    make_critic,
+    make_policy,
+)
+from trpo_jax.policies.policy import Critic, Policy
+from trpo_jax.spaces import ActionSpace, Box, Discrete, is_shape
+
+
+def default_policy(action_space: ActionSpace, shapes: Any, config: TRPOConfig) -> Policy:
+    """The configured policy for observations of these shapes, a tree of tuples."""
+    return make_policy(_body(shapes, config.hidden_sizes, config), _head(action_space, config))
+
+
+def default_critic(shapes: Any, config: TRPOConfig) -> Critic:
+    """The configured critic for observations of these shapes, a tree of tuples."""
+    sizes = config.critic_hidden_sizes
+    return make_critic(_body(shapes, config.hidden_sizes if sizes is None else sizes, config))
+
+
+def _body(shapes: Any, hidden_sizes: tuple[int, ...], config: TRPOConfig) -> Body:
+    leaves = tuple(jax.tree.leaves(shapes, is_leaf=is_shape))
+    is_image = len(leaves) == 1 and len(leaves[0]) == 3
+    if config.network == "cnn" and not is_image:
+        raise ValueError(
+            f"network='cnn' needs observations [height, width, channels]; these have shape "
+            f"{shapes}; use network='mlp'"
+        )
+    return Body(
+        obs_shapes=leaves,
+        hidden_sizes=hidden_sizes,
+        activation=config.activation,
+        convolutional=is_image and config.network != "mlp",
+    )
+
+
+def _head(space: ActionSpace, config: TRPOConfig) -> nn.Module:
+    if isinstance(space, Box):
+        return GaussianHead(
+            space.num_dimensions,
+            config.initial_log_std,
+            config.state_dependent_std,
+            config.action_bounds,
+        )
+    if isinstance(space, Discrete):
+        return CategoricalHead(space.num_actions)
+    return MultiCategoricalHead(tuple(space.num_categories))

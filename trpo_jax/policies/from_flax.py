@@ -1,0 +1,216 @@
+"""Flax modules of the user's as policy and critic: linen, or functions that make nnx modules."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
+
+from trpo_jax.policies.distributions import (
+    Categorical,
+    DiagonalGaussian,
+    MultiCategorical,
+    masked,
+)
+from trpo_jax.policies.policy import Critic, Params, Policy
+from trpo_jax.spaces import (
+    ActionSpace,
+    Box,
+    Discrete,
+    MultiDiscrete,
+    Observation,
+    mask_size,
+    policy_part,
+)
+
+Functions = tuple[Callable[[jax.Array, Any], Params], Callable[[Params, Any], Any]]
+
+
+def policy_from_flax(
+    module: Any,
+    action_space: ActionSpace,
+    distribution: Callable[..., Any] | None = None,
+    *,
+    method: str | None = None,
+) -> Policy:
+    """A policy from a linen module, or from a function `rngs -> module` that makes an nnx module.
+
+    `module(obs)` gets observations with one batch axis, [B, ...], and returns the parameters of the
+    action distribution: logits [B, num_actions] for `Discrete`, [B, Σ num_categories] side by side
+    for `MultiDiscrete`; for `Box` the pair (mean, log σ) of [B, dimensions] each, both side by side
+    as [B, 2 · dimensions], or the mean alone, which gets a log σ of its own whatever the state.
+    Action masks are folded into logits here. `distribution(*outputs)` makes any other
+    `Distribution` of what the module returns (one output, or several in a tuple); a module may also
+    return a distribution itself. `method` names another method than `__call__`.
+
+    The module's own initialisers are used as they are, and where `vmap` runs several of them, one
+    after the other: many of them call LAPACK, which deadlocks on a CPU when batched. Raises
+    `ValueError` if outputs do not fit the action space or the module has mutable state, as
+    BatchNorm has.
+    """
+    init_module, apply_module = _functions(module, method)
+
+    def outputs_of(params: Params, obs: Any) -> Any:
+        return apply_module(params, policy_part(obs))
+
+    @sequential_vmap
+    def init(key: jax.Array, obs: Any) -> Params:
+        batch = _batched(policy_part(obs))
+        params = init_module(key, batch)
+        outputs = jax.eval_shape(apply_module, params, batch)
+        if distribution is None and _is_mean_alone(outputs, action_space):
+            params = {**params, "log_std": jnp.zeros(outputs.shape[-1:], jnp.float32)}
+        return params
+
+    def apply(params: Params, obs: Any) -> Any:
+        outputs = outputs_of(params, obs)
+        mask = obs.action_mask if isinstance(obs, Observation) else None
+        if distribution is None and not hasattr(outputs, "log_prob"):
+            return _usual_distribution(outputs, params.get("log_std"), action_space, mask)
+        if mask is not None:
+            raise ValueError(
+                f"distribution={distribution}: the environment masks actions, which only logits of "
+                "the usual distributions are masked for; fold obs.action_mask in yourself: "
+                "trpo_jax.Policy(init=…, apply=…)"
+            )
+        if distribution is None:
+            return outputs
+        return distribution(*outputs) if isinstance(outputs, tuple) else distribution(outputs)
+
+    return Policy(init=init, apply=apply)
+
+
+def critic_from_flax(module: Any, *, method: str | None = None) -> Critic:
+    """A critic from a linen module, or from a function `rngs -> module` that makes an nnx module.
+
+    `module(obs)` gets observations with one batch axis, [B, ...], and returns values [B] or [B, 1].
+    All else is as in `policy_from_flax`.
+    """
+    init_module, apply = _functions(module, method)
+
+    @sequential_vmap
+    def init(key: jax.Array, obs: Any) -> Params:
+        return init_module(key, _batched(obs))
+
+    return Critic(init=init, apply=apply)
+
+
+def _functions(module: Any, method: str | None) -> Functions:
+    """init(key, obs) and apply(params, obs) of a module; params are {"params": …}."""
+    if isinstance(module, nn.Module):
+        return _of_linen(module, method)
+    from flax import nnx
+
+    if isinstance(module, nnx.Module):
+        raise ValueError(
+            f"{type(module).__name__} is an nnx module that has its parameters already, so that "
+            f"all seeds would begin alike; pass a function: lambda rngs: "
+            f"{type(module).__name__}(…, rngs=rngs)"
+        )
+    if isinstance(module, type) or not callable(module):
+        raise ValueError(
+            f"module={module!r} must be an instance of a linen module, or a function rngs -> nnx "
+            "module"
+        )
+    return _of_nnx(module, method)
+
+
+def _of_linen(module: nn.Module, method: str | None) -> Functions:
+    def init(key: jax.Array, obs: Any) -> Params:
+        variables = module.init(key, obs, method=method)
+        mutable = sorted(set(variables) - {"params", "intermediates"})
+        if mutable:
+            raise ValueError(_MUTABLE.format(type(module).__name__, ", ".join(mutable)))
+        return {"params": variables.get("params", {})}
+
+    def apply(params: Params, obs: Any) -> Any:
+        return module.apply({"params": params["params"]}, obs, method=method)
+
+    return init, apply
+
+
+def _of_nnx(make: Callable[[Any], Any], method: str | None) -> Functions:
+    from flax import nnx
+
+    def init(key: jax.Array, obs: Any) -> Params:
+        del obs
+        module = make(nnx.Rngs(key))
+        if not isinstance(module, nnx.Module):
+            raise ValueError(f"{make!r} returns {module!r}; it must return an nnx module")
+        _, params, rest = nnx.split(module, nnx.Param, ...)
+        mutable = sorted({type(leaf).__name__ for _, leaf in nnx.to_flat_state(rest)})
+        if mutable:
+            raise ValueError(_MUTABLE.format(type(module).__name__, ", ".join(mutable)))
+        return {"params": {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(params)}}
+
+    def apply(params: Params, obs: Any) -> Any:
+        abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+        graph, state = nnx.split(abstract)
+        flat = [
+            (path, leaf.replace(params["params"][_name(path)]))
+            for path, leaf in nnx.to_flat_state(state)
+        ]
+        module = nnx.merge(graph, nnx.from_flat_state(flat))
+        return (module if method is None else getattr(module, method))(obs)
+
+    return init, apply
+
+
+_MUTABLE = (
+    "{} has mutable state ({}), as BatchNorm and Dropout have; what changes outside of the "
+    "parameters would change the policy in mid-update: use LayerNorm, or leave it out"
+)
+
+
+def _name(path: tuple) -> str:
+    return "/".join(map(str, path))
+
+
+def _batched(obs: Any) -> Any:
+    """One observation with a batch axis, as modules see it at any other time."""
+    return jax.tree.map(lambda leaf: leaf[None], obs)
+
+
+def _is_mean_alone(outputs: Any, space: ActionSpace) -> bool:
+    shape = getattr(outputs, "shape", None)
+    return isinstance(space, Box) and shape is not None and shape[-1] == space.num_dimensions
+
+
+def _usual_distribution(outputs: Any, log_std: Any, space: ActionSpace, mask: Any) -> Any:
+    """Logits for discrete actions, mean and log σ for real ones."""
+    if isinstance(space, Box):
+        return _gaussian(outputs, log_std, space.num_dimensions)
+    size = mask_size(space)
+    if getattr(outputs, "shape", (None,))[-1] != size:
+        raise ValueError(
+            f"the module returns {_shape(outputs)} for {space}; it must return logits [B, {size}]"
+        )
+    if isinstance(space, MultiDiscrete):
+        return MultiCategorical(masked(outputs, mask), num_categories=tuple(space.num_categories))
+    assert isinstance(space, Discrete)
+    return Categorical(masked(outputs, mask))
+
+
+def _gaussian(outputs: Any, log_std: Any, dimensions: int) -> DiagonalGaussian:
+    if log_std is not None:
+        outputs = outputs, log_std
+    elif getattr(outputs, "shape", (None,))[-1] == 2 * dimensions:
+        outputs = tuple(jnp.split(outputs, 2, axis=-1))
+    if not (isinstance(outputs, tuple) and len(outputs) == 2):
+        raise ValueError(
+            f"the module returns {_shape(outputs)} for {dimensions} real actions; it must return "
+            f"(mean, log_std), both [B, {dimensions}], both side by side, or the mean alone"
+        )
+    mean, log_std = outputs
+    if mean.shape[-1] != dimensions or log_std.shape[-1] not in (1, dimensions):
+        raise ValueError(
+            f"the module returns mean and log_std of shapes {mean.shape} and {log_std.shape}; both "
+            f"must be [B, {dimensions}]"
+        )
+    return DiagonalGaussian(mean=mean, log_std=jnp.broadcast_to(log_std, mean.shape))
+
+
+def _shape(outputs: Any) -> Any:
+    return getattr(outputs, "shape", None) or outputs

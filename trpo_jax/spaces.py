@@ -1,0 +1,147 @@
+"""What an action and an observation may be: the words that policies and environments share."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """Actions 0 … num_actions − 1."""
+
+    num_actions: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiDiscrete:
+    """A vector of independent choices; dimension i has num_categories[i] of them."""
+
+    num_categories: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Box:
+    """Real vectors (of any shape) between two bounds, either of which may be infinite."""
+
+    low: Any
+    high: Any
+    shape: tuple[int, ...]
+
+    @property
+    def num_dimensions(self) -> int:
+        """Number of real components of an action."""
+        return math.prod(self.shape)
+
+    def bounds(self) -> tuple[jax.Array, jax.Array]:
+        """Lower and upper bound of every component, float32 [num_dimensions] each."""
+        low = jnp.broadcast_to(jnp.asarray(self.low, jnp.float32), self.shape).reshape(-1)
+        high = jnp.broadcast_to(jnp.asarray(self.high, jnp.float32), self.shape).reshape(-1)
+        return low, high
+
+    def from_policy(self, action: jax.Array, bounds: str) -> jax.Array:
+        """Bring an unbounded policy action [..., dimensions] into the box, [..., *shape].
+
+        Where both bounds are finite, −1 and 1 are mapped to them, after clipping
+        (`bounds="clip"`) or tanh (`bounds="tanh"`). Otherwise the action is only clipped.
+        """
+        low, high = self.bounds()
+        bounded = jnp.asarray(self._bounded())
+        unit = jnp.tanh(action) if bounds == "tanh" else jnp.clip(action, -1, 1)
+        span = jnp.where(bounded, high - low, 0)
+        inside = jnp.where(bounded, low, 0) + span * (unit + 1) / 2
+        boxed = jnp.where(bounded, inside, action)
+        return jnp.clip(boxed, low, high).reshape(*action.shape[:-1], *self.shape)
+
+    def from_unit(self, action: jax.Array) -> jax.Array:
+        """Bring an action [..., dimensions] in (0, 1) into the box, [..., *shape].
+
+        0 and 1 are mapped to the bounds, which must be finite: for distributions such as Beta.
+        """
+        if not self._bounded().all():
+            raise ValueError(f"low={self.low}, high={self.high}: bounds must be finite for (0, 1)")
+        low, high = self.bounds()
+        inside = low + (high - low) * action
+        return jnp.clip(inside, low, high).reshape(*action.shape[:-1], *self.shape)
+
+    def _bounded(self) -> np.ndarray:
+        bounds = np.broadcast_to(self.low, self.shape), np.broadcast_to(self.high, self.shape)
+        return np.logical_and(*(np.abs(bound) < 1e30 for bound in bounds)).reshape(-1)
+
+
+ActionSpace = Discrete | MultiDiscrete | Box
+
+
+class Observation(NamedTuple):
+    """An observation some of whose parts have a role of their own.
+
+    An environment whose observation is one array, or a plain dictionary or tuple of arrays, needs
+    none of this.
+    """
+
+    policy: Any
+    """What the policy sees: an array, or a tree of arrays."""
+    critic: Any = None
+    """What the critic sees, exactly, such as the privileged state of a simulator; None: what the
+    policy sees."""
+    action_mask: Any = None
+    """bool: which actions are allowed, [num_actions], or for MultiDiscrete [Σ num_categories] side
+    by side; None: all."""
+
+
+def mask_size(space: ActionSpace) -> int | None:
+    """Length of the action mask of a space; None if its actions cannot be masked."""
+    if isinstance(space, Discrete):
+        return space.num_actions
+    return sum(space.num_categories) if isinstance(space, MultiDiscrete) else None
+
+
+def policy_part(obs: Any) -> Any:
+    """What the policy sees, without its mask."""
+    return obs.policy if isinstance(obs, Observation) else obs
+
+
+def policy_view(obs: Any) -> Any:
+    """What a policy is given: its part, together with the mask where there is one."""
+    if not isinstance(obs, Observation):
+        return obs
+    return obs.policy if obs.action_mask is None else obs._replace(critic=None)
+
+
+def critic_view(obs: Any) -> Any:
+    """What a critic is given."""
+    if not isinstance(obs, Observation):
+        return obs
+    return obs.policy if obs.critic is None else obs.critic
+
+
+def shapes_of(tree: Any) -> Any:
+    """The shapes of a tree of arrays, as `Environment.obs_shape` has them: a tuple for one array,
+    for a tree the same tree of tuples."""
+    return jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
+
+
+def leading_axes(tree: Any, shapes: Any) -> tuple[int, ...]:
+    """The axes of a tree of arrays before those in `shapes`, which all leaves must share.
+
+    Raises `ValueError` if a leaf has another shape, or the structures differ.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    wanted, wanted_structure = jax.tree.flatten(shapes, is_leaf=is_shape)
+    got = [np.shape(leaf) for leaf in leaves]
+    leads = {
+        shape[: len(shape) - len(want)] if shape[len(shape) - len(want) :] == want else None
+        for shape, want in zip(got, wanted, strict=False)
+    }
+    if structure != wanted_structure or None in leads or len(leads) != 1:
+        found = got[0] if len(got) == 1 and structure == jax.tree.structure(0) else shapes_of(tree)
+        raise ValueError(f"obs has shape {found}; it must end in {shapes}")
+    return leads.pop()  # type: ignore[return-value]
+
+
+def is_shape(node: Any) -> bool:
+    """Whether a node of a tree of shapes is a shape: a tuple of whole numbers."""
+    return isinstance(node, tuple) and all(isinstance(size, int | np.integer) for size in node)
