@@ -10,7 +10,9 @@ from .envs import (
     make_env,
 )
 from .experiments.doctor import Diagnosis, Finding, diagnose
+from .experiments.specification import RunOptions
 from .experiments.sweep import SweepResult, sweep
+from .experiments.training import TrainedRun, load_run, train_run
 from .learner import (
     ActorState,
     Agent,
@@ -99,12 +101,14 @@ __all__ = [
     "PolicyStep",
     "Preset",
     "Proposal",
+    "RunOptions",
     "RunningStatistics",
     "StepInfo",
     "StepStatus",
     "SweepResult",
     "TRPOConfig",
     "TrainState",
+    "TrainedRun",
     "Trajectory",
     "TrustRegionInfo",
     "UpdateMetrics",
@@ -125,6 +129,7 @@ __all__ = [
     "linearized_hvp",
     "list_environments",
     "list_presets",
+    "load_run",
     "local_model",
     "make_env",
     "make_objective",
@@ -136,6 +141,7 @@ __all__ = [
     "shard_state",
     "sufficient_improvement",
     "sweep",
+    "train_run",
     "trpo_step",
     "trust_region_settings",
     "trust_region_step",

@@ -129,8 +129,9 @@ def leading_axes(tree: Any, shapes: Any) -> tuple[int, ...]:
 
     Raises `ValueError` if a leaf has another shape, or the structures differ.
     """
-    leaves, structure = jax.tree.flatten(tree)
-    wanted, wanted_structure = jax.tree.flatten(shapes, is_leaf=is_shape)
+    structure: Any = jax.tree.structure(tree)
+    wanted_structure: Any = jax.tree.structure(shapes, is_leaf=is_shape)
+    leaves, wanted = jax.tree.leaves(tree), jax.tree.leaves(shapes, is_leaf=is_shape)
     got = [np.shape(leaf) for leaf in leaves]
     leads = {
         shape[: len(shape) - len(want)] if shape[len(shape) - len(want) :] == want else None

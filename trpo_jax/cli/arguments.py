@@ -19,7 +19,8 @@ class TrainArguments:
     """Train a TRPO policy. Settings default to values tuned for the environment, if it has any."""
 
     env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")] = ""
-    """Environment id, such as CartPole-v1, gymnax/Pendulum-v1 or brax/hopper."""
+    """Environment id, such as CartPole-v1, gymnax/Pendulum-v1 or brax/hopper; or
+    package.module:function, which makes an environment of your own."""
     config: tyro.conf.OmitArgPrefixes[TRPOConfig] = DEFAULT.config
     hparams: tyro.conf.OmitArgPrefixes[HParams] = DEFAULT.hparams
     out: Path | None = None

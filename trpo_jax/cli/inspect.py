@@ -73,13 +73,11 @@ def render(argv: list[str]) -> int:
     require_at_least(arguments, "max_frames", 1)
     require_at_least(arguments, "episode", 0)
     run, agent, state = _load(arguments.run, arguments.checkpoint)
-    from trpo_jax.envs import make_env
     from trpo_jax.experiments import render, states
     from trpo_jax.experiments.evaluation import evaluation_key
 
     seed = run.spec.seed if arguments.seed is None else arguments.seed
     file = render.render(
-        make_env(run.spec.env_id, **run.spec.env_kwargs),
         agent,
         states.lane(run.spec, state, seed),
         arguments.out or run.path / "episode",
@@ -152,6 +150,8 @@ def _load(path: Path, checkpoint: str) -> tuple["Run", "Agent", Any]:
     from trpo_jax.experiments import run_directory, runner, states
 
     run = run_directory.load_run(path)
+    for note in run.notes:
+        print(f"warning: {note}", file=sys.stderr)
     agent = states.make_agent(run.spec)
     runner.enable_compilation_cache()
     return run, agent, states.final_state(run, agent, checkpoint)

@@ -104,11 +104,30 @@ def parse(
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(kind, args=argv, prog=prog, default=default, registry=_registry)
+            return tyro.cli(
+                kind, args=_todays_options(argv), prog=prog, default=default, registry=_registry
+            )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise ValueError(_one_line(errors.getvalue())) from None
+
+
+_OLD_OPTIONS = {
+    "--adapt-damping": ["--algorithm", "trpo_adaptive_damping"],
+    "--no-adapt-damping": ["--algorithm", "trpo"],
+    "--curvature-chunk-size": ["--chunk-size"],
+}
+"""Options of earlier versions, which scripts may still use."""
+
+
+def _todays_options(argv: Sequence[str]) -> list[str]:
+    words: list[str] = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        today = _OLD_OPTIONS.get(name.replace("_", "-"))
+        words += [word] if today is None else [*today[:-1], today[-1] + equals + value]
+    return words
 
 
 def _one_line(box: str) -> str:

@@ -39,7 +39,8 @@ def sweep(argv: list[str]) -> int:
         spec = stored.spec
         if (path / on_disk.RESULTS).is_file():
             raise ValueError(f"sweep={path} is complete; its best run is {path / 'best'}")
-        for change in specification.changes(stored.versions, stored.num_devices, devices.number):
+        changes = specification.changes(stored.versions, stored.num_devices, devices.number)
+        for change in (*stored.notes, *changes):
             console.print(f"warning: {change}", soft_wrap=True)
     else:
         spec = _sweep_spec(arguments, preset.hparams, devices)

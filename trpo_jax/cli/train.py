@@ -140,7 +140,8 @@ def _resume(argv: list[str], path: Path) -> int:
     if not done:
         text = f"run={path} has no checkpoint to go on from; it starts again at update 1"
         console.print(f"warning: {text}", soft_wrap=True)
-    for change in specification.changes(run.versions, run.options.devices or 1, devices.number):
+    changes = specification.changes(run.versions, run.options.devices or 1, devices.number)
+    for change in (*run.notes, *changes):
         console.print(f"warning: {change}", soft_wrap=True)
     return _carry_out(path, spec, arguments, agent, devices)
 
@@ -154,7 +155,7 @@ def _carry_out(
     options = arguments.output._replace(devices=devices.number)
     run = run_directory.make_run(path, spec, arguments.total_steps, options)
     console = Console(quiet=not devices.is_first)
-    outcome = runner.train_run(run, agent, console, devices)
+    outcome = runner.carry_out(run, agent, console, devices)
     if outcome.signal is not None:
         console.print(
             f"interrupted after {outcome.updates} updates; go on with:\n"

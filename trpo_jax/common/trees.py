@@ -96,7 +96,8 @@ def first_difference(tree: Tree, other: Tree) -> str | None:
 
     Compared by `==`: the text of a structure may hold addresses of objects.
     """
-    if jax.tree.structure(tree) == jax.tree.structure(other):
+    structures: list[Any] = [jax.tree.structure(each) for each in (tree, other)]
+    if structures[0] == structures[1]:
         return None
     children, others = _children(tree), _children(other)
     if type(tree) is type(other) and children.keys() == others.keys():

@@ -65,6 +65,8 @@ class Environment(abc.ABC):
     """Discrete, MultiDiscrete or Box."""
     max_episode_steps: int | None = None
     """Time limit that `step` enforces by truncation, if it has one."""
+    recipe: tuple[str, dict[str, Any]] | None = None
+    """Id and keywords by which `make_env` makes it again; None if it was made otherwise."""
     costly_reset: bool = False
     """A reset costs about as much as a step, so that one for every step would be dear."""
 

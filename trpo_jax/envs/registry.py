@@ -1,9 +1,12 @@
 """Environments by name."""
 
+import contextlib
 import difflib
 import functools
 import importlib
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from trpo_jax.envs.base import Environment
@@ -14,7 +17,8 @@ _SUITES = ("gymnax", "brax")
 def make_env(env: Any, /, **kwargs) -> Environment:
     """An environment from an id, or from an object of the user's.
 
-    `env` is "CartPole-v1", "hopper", "gymnax/CartPole-v1" or "brax/hopper"; a gymnax-style object
+    `env` is "CartPole-v1", "hopper", "gymnax/CartPole-v1" or "brax/hopper"; "package.module:name",
+    a function of your own that returns anything of this list; a gymnax-style object
     (`env_params=…` sets its parameters); a brax-style object (`episode_length=…`); or an
     `Environment`, which is returned as it is. Keywords: `env_params` (gymnax; a dict of fields
     will do), `episode_length`, `action_repeat`, `backend` (brax), and whatever the class takes.
@@ -29,11 +33,13 @@ def make_env(env: Any, /, **kwargs) -> Environment:
     if not isinstance(env, str):
         return _adapt(env, kwargs)
     try:
-        return _make_once(env, **kwargs)
+        made = _make_once(env, **kwargs)
     except TypeError as error:
         if "unhashable" not in str(error):
             raise
-        return _make_once.__wrapped__(env, **kwargs)
+        made = _make_once.__wrapped__(env, **kwargs)
+    object.__setattr__(made, "recipe", (env, kwargs))  # also of a frozen dataclass
+    return made
 
 
 def list_environments() -> list[str]:
@@ -43,6 +49,8 @@ def list_environments() -> list[str]:
 
 @functools.cache
 def _make_once(env_id: str, **kwargs) -> Environment:
+    if ":" in env_id:
+        return _from_function(env_id, kwargs)
     prefix, _, rest = env_id.rpartition("/")
     if prefix in _SUITES:
         if not _knows(prefix, rest):
@@ -53,6 +61,37 @@ def _make_once(env_id: str, **kwargs) -> Environment:
             if _knows(suite, rest):
                 return _suite(suite).make(rest, **kwargs)
     raise _unknown(env_id, [full_id.partition("/")[2] for full_id in list_environments()])
+
+
+def _from_function(path: str, kwargs: dict[str, Any]) -> Environment:
+    """What a function of the user's returns, which "package.module:name" names."""
+    module_name, _, name = path.partition(":")
+    try:
+        with _working_directory_importable():
+            module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"env={path!r}: {module_name} cannot be imported: {error}") from None
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"env={path!r}: {module_name} has no function {name!r}")
+    try:
+        return make_env(function(**kwargs))
+    except TypeError as error:
+        raise ValueError(f"env={path!r} does not take {kwargs}: {error}") from None
+
+
+@contextlib.contextmanager
+def _working_directory_importable() -> Iterator[None]:
+    """As with `python -m`: a console script does not look there by itself."""
+    here = os.getcwd()
+    added = here not in sys.path and "" not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(here)
 
 
 def _suite(name: str):

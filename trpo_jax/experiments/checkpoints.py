@@ -12,7 +12,7 @@ import numpy as np
 
 from trpo_jax.experiments.quiet import quiet
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised whenever states of before can no longer be read."""
 
 
@@ -82,8 +82,9 @@ class Checkpoints:
         meta = self._read(update, "meta", ocp.args.JsonRestore())
         if meta.get("format") != _FORMAT:
             raise ValueError(
-                f"checkpoint={path} has format {meta.get('format')}, this version of trpo_jax "
-                f"reads {_FORMAT}; use the version that wrote it"
+                f"checkpoint={path} has format {meta.get('format')}, and this version of trpo_jax "
+                f"reads {_FORMAT}; go on with the version that wrote it, which config.json names, "
+                "or train anew with the settings in it"
             )
         stored = self._read(update, "state", ocp.args.StandardRestore(_as_numpy(template)))
         if _digest(stored) != meta.get("digest") or not _same_kind(stored, template):

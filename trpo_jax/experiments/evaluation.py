@@ -7,7 +7,6 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from trpo_jax.envs import make_env
 from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments.checkpoints import Checkpoints
 from trpo_jax.experiments.devices import Devices
@@ -158,14 +157,13 @@ class Evaluations:
             self._best.close()
 
 
-def evaluation_interval(run: Run, total: int) -> int:
+def evaluation_interval(run: Run, agent: Agent, total: int) -> int:
     """Updates between evaluations; 0 for none."""
     spec = run.spec
     if run.options.eval_every is not None:
         return run.options.eval_every
-    env = make_env(spec.env_id, **spec.env_kwargs)
     affordable = _EVALUATION_SHARE * total * spec.config.num_steps
-    number = int(affordable / (env.max_episode_steps or DEFAULT_MAX_STEPS))
+    number = int(affordable / (agent.parts.env.max_episode_steps or DEFAULT_MAX_STEPS))
     return -(-total // max(2, min(number, _MAX_EVALUATIONS)))
 
 

@@ -29,8 +29,9 @@ class Logger(Protocol):
 
 
 def to_columns(history: UpdateMetrics) -> dict[str, np.ndarray]:
-    """A history as one flat mapping; alarms become `alarm_…`."""
-    fields = {name: getattr(history, name) for name in vars(history) if name != "alarms"}
+    """A history as one flat mapping; alarms become `alarm_…`, what a method lacks is left out."""
+    given = {name: value for name, value in vars(history).items() if value is not None}
+    fields = {name: value for name, value in given.items() if name != "alarms"}
     alarms = {f"alarm_{name}": value for name, value in vars(history.alarms).items()}
     return {name: np.asarray(value) for name, value in {**fields, **alarms}.items()}
 

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_jax.envs.base import Box, Environment, reset_batch, step_batch
+from trpo_jax.envs.base import Environment, reset_batch, step_batch
 from trpo_jax.experiments.plots import COLORS
 from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS
 from trpo_jax.learner.trpo import Agent
 from trpo_jax.learner.types import TrainState
+from trpo_jax.spaces import Box, policy_part
 
 _CLASSIC_CONTROL = {
     "Acrobot-v1",
@@ -47,7 +48,7 @@ class Episode(NamedTuple):
     states: Any
     """States of the environment, [T + 1, ...]: at the beginning and after each step."""
     obs: np.ndarray
-    """[T, *obs_shape]."""
+    """[T, numbers]: what the policy saw, as one vector a step."""
     action: np.ndarray
     """[T, ...], as the environment takes it."""
     reward: np.ndarray
@@ -70,7 +71,6 @@ class Episode(NamedTuple):
 
 
 def render(
-    env: Environment,
     agent: Agent,
     state: TrainState,
     stem: Path,
@@ -85,7 +85,7 @@ def render(
     GIFs of long episodes leave out frames evenly, so that no more than `max_frames` are drawn;
     `progress` is wrapped around them.
     """
-    episode = play(env, agent, state, key, deterministic)
+    env, episode = agent.parts.env, play(agent, state, key, deterministic)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         if _is_a(env, "brax", "BraxEnvironment") and _has_a_body(env):
@@ -103,10 +103,9 @@ def _with_suffix(stem: Path, suffix: str) -> Path:
     return stem.with_name(name + suffix)
 
 
-def play(
-    env: Environment, agent: Agent, state: TrainState, key: jax.Array, deterministic: bool = True
-) -> Episode:
+def play(agent: Agent, state: TrainState, key: jax.Array, deterministic: bool = True) -> Episode:
     """One episode from a fresh initial state, cut at the environment's limit or 1000 steps."""
+    env = agent.parts.env
     limit = env.max_episode_steps or DEFAULT_MAX_STEPS
     reset_key, loop_key = jax.random.split(key)
 
@@ -118,7 +117,7 @@ def play(
             action = agent.act(state, action_key, obs, deterministic=deterministic)
             env_state, step = step_batch(env, step_key[None], env_state, action)
             ends = jnp.concatenate([step.terminated, step.truncated])
-            return (env_state, step.obs), (env_state, obs[0], action[0], step.reward[0], ends)
+            return (env_state, step.obs), (env_state, _vector(obs), action[0], step.reward[0], ends)
 
         start = reset_batch(env, reset_key[None])
         _, (states, *rest) = jax.lax.scan(advance, start, jax.random.split(loop_key, limit))
@@ -132,6 +131,12 @@ def play(
         ending = "terminated" if ends[length - 1, 0] else "truncated"
     states = jax.tree.map(lambda leaf: leaf[: length + 1], states)
     return Episode(states, obs[:length], action[:length], reward[:length], ending)
+
+
+def _vector(obs: Any) -> jax.Array:
+    """What the policy sees of one environment's observation, as one vector."""
+    leaves = jax.tree.leaves(policy_part(obs))
+    return jnp.concatenate([leaf[0].ravel().astype(jnp.float32) for leaf in leaves])
 
 
 def _prepend(first: jax.Array, later: jax.Array) -> jax.Array:

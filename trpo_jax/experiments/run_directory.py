@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +64,8 @@ class Run(NamedTuple):
     """Of trpo_jax and what it stands on, when the run began."""
     options: RunOptions
     """Checkpoints, evaluations, logs."""
+    notes: tuple[str, ...] = ()
+    """What config.json has of an earlier version that is read as something else today."""
 
     def histories(self) -> list[dict[str, np.ndarray]]:
         """The metrics so far, per seed: name -> array [updates, ...]; NaN where a value was not
@@ -92,7 +95,7 @@ class RunStatus(NamedTuple):
 def default_directory(env_id: str) -> Path:
     """runs/ENV-DATE-TIME."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    return Path("runs") / f"{env_id.replace('/', '-')}-{stamp}"
+    return Path("runs") / f"{re.sub('[/:]', '-', env_id)}-{stamp}"
 
 
 def make_run(
@@ -116,12 +119,14 @@ def load_run(path: Path) -> Run:
     if (path / SWEEP).is_file() and not (path / CONFIG).is_file():
         raise ValueError(f"run={path} is a sweep and not a run; its best run is {path / BEST}")
     with reading("run", path / CONFIG) as content:
+        spec, notes = specification(RunSpec, content)
         return Run(
             path,
-            specification(RunSpec, content),
+            spec,
             content["total_steps"],
             content["versions"],
             RunOptions(**content["options"]),
+            tuple(notes),
         )
 
 

@@ -51,19 +51,26 @@ class Outcome(NamedTuple):
     """The signal that interrupted it, if one did."""
 
 
-def train_run(run: Run, agent: Agent, console: Console, devices: Devices | None = None) -> Outcome:
+def carry_out(
+    run: Run,
+    agent: Agent,
+    console: Console,
+    devices: Devices | None = None,
+    first_state: Any = None,
+) -> Outcome:
     """Train from the last checkpoint, or from the beginning, to the end, and evaluate.
 
     Ctrl-C and SIGTERM end it after the chunk of updates at hand, with a checkpoint. A run that was
     killed and begun again on as many devices ends in the same parameters and the same metrics, bit
     for bit. Of several processes that call this together only the first one writes the run
     directory, config.json too, and only once no other one uses it. Raises `ProcessLost` if another
-    process of the run is gone.
+    process of the run is gone. The run begins with `first_state`, by default that of its seeds.
     """
     devices = devices or Devices(1)
+    first_state = initial_state(agent, run.spec) if first_state is None else first_state
     lock = locked(run.path) if devices.is_first else contextlib.nullcontext()
     with lock, Interruptions() as interruptions:
-        session = _Session(run, agent, console, devices)
+        session = _Session(run, agent, console, devices, first_state)
         try:
             with contextlib.closing(session):
                 session.begin()
@@ -91,13 +98,16 @@ def enable_compilation_cache() -> None:
 
 
 class _Session:
-    """The open files and the progress of one call of `train_run`."""
+    """The open files and the progress of one call of `carry_out`."""
 
-    def __init__(self, run: Run, agent: Agent, console: Console, devices: Devices):
+    def __init__(
+        self, run: Run, agent: Agent, console: Console, devices: Devices, first_state: Any
+    ):
+        self.state = first_state
         self.run, self.agent, self.options, self.console = run, agent, run.options, console
         self.devices = devices
         self.total = num_updates(run.spec.config, run.total_steps)
-        self.eval_every = evaluation_interval(run, self.total)
+        self.eval_every = evaluation_interval(run, agent, self.total)
         self.done, self._saved_at, self._signal = 0, 0.0, 0
         self._files = contextlib.ExitStack()
 
@@ -108,11 +118,10 @@ class _Session:
             layout.write_run(run.path, run.spec, run.total_steps, run.options)
         self.checkpoints = Checkpoints(run.path / layout.CHECKPOINTS, run.options.keep)
         self._files.callback(self.checkpoints.close)
-        state = initial_state(self.agent, run.spec)
         found = is_first and self.checkpoints.restore_newest(
-            state, warn=lambda text: self.console.print(f"warning: {text}", soft_wrap=True)
+            self.state, warn=lambda text: self.console.print(f"warning: {text}", soft_wrap=True)
         )
-        self.done, state = self.devices.from_first(*(found or (0, state)))
+        self.done, state = self.devices.from_first(*(found or (0, self.state)))
         self.state, self._saved = self.devices.spread(state), self.done
         self.evaluations = Evaluations(run, self.agent, self.done, self.devices)
         self._files.callback(self.evaluations.close)

@@ -25,6 +25,11 @@ class RunSpec(NamedTuple):
     hparams: HParams
     seed: int
     num_seeds: int
+    own: tuple[str, ...] = ()
+    """Parts of the agent that no setting names: "env", "policy", "critic", "policy_step",
+    "value_fit". Who goes on with the run has to bring them."""
+    continuous: bool | None = None
+    """Whether actions are real numbers, for the doctor; None: ask the environment."""
 
     @property
     def seeds(self) -> list[int]:
@@ -119,15 +124,42 @@ def reading(what: str, file: Path) -> Iterator[dict[str, Any]]:
         ) from None
 
 
-def specification(kind: type[Spec], content: dict[str, Any]) -> Spec:
-    """The specification in a file's content; JSON knows no tuples."""
-    fields = {name: content[name] for name in kind._fields}
-    config: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in fields["config"].items()
-    }
+def specification(kind: type[Spec], content: dict[str, Any]) -> tuple[Spec, list[str]]:
+    """The specification in a file's content, and what of it is read as something else today.
+
+    JSON knows no tuples. Settings of earlier versions are read as the nearest of today.
+    """
+    fields = {name: content[name] for name in kind._fields if name in content}
+    config, notes = _current_config(fields["config"])
     fields |= {"config": TRPOConfig(**config), "hparams": HParams(**fields["hparams"])}
-    return kind(**fields)
+    if "own" in fields:
+        fields["own"] = tuple(fields["own"])
+    if "static" in fields:
+        fields["static"] = {_RENAMED.get(k, k): values for k, values in fields["static"].items()}
+    return kind(**fields), notes
+
+
+_RENAMED = {"curvature_chunk_size": "chunk_size"}
+
+
+def _current_config(stored: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The fields of `TRPOConfig` from those of any version, and what was lost."""
+    config = {
+        _RENAMED.get(name, name): tuple(value) if isinstance(value, list) else value
+        for name, value in stored.items()
+    }
+    notes = []
+    if config.pop("adapt_damping", False):
+        config["algorithm"] = "trpo_adaptive_damping"
+    if config.get("solver_dtype") == "mixed":
+        config["solver_dtype"] = "float64"
+        notes.append("solver_dtype=mixed is gone; float64 is the nearest, and was taken")
+    if config.get("value_optimizer") == "lbfgs" and "value_iterations" not in config:
+        config["value_iterations"] = config["value_epochs"]
+    known = vars(TRPOConfig())
+    for name in [name for name in config if name not in known]:
+        notes.append(f"{name}={config.pop(name)} is no setting of this version and was left out")
+    return config, notes
 
 
 def current_versions() -> dict[str, str]:

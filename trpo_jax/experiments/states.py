@@ -1,12 +1,14 @@
 """The agent of a run and its states: before its first update, on disk, and in between."""
 
 import contextlib
+import json
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.envs import make_env
+from trpo_jax.config import HParams
+from trpo_jax.envs import Box, make_env
 from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments.checkpoints import Checkpoints
 from trpo_jax.experiments.chunks import MAX_CHUNK, Update, make_advance, one_lane, seed_lanes
@@ -15,14 +17,43 @@ from trpo_jax.experiments.specification import RunSpec, SweepSpec
 from trpo_jax.learner.trpo import Agent, make_trpo
 
 
-def make_agent(spec: RunSpec | SweepSpec) -> Agent:
-    """The agent that is trained; raises `ValueError` if environment or settings cannot work."""
-    if spec.config.adapt_damping and spec.hparams.cg_damping == 0:
+def make_agent(spec: RunSpec | SweepSpec, **brought: Any) -> Agent:
+    """The agent that is trained; raises `ValueError` if environment or settings cannot work.
+
+    `brought` are the parts that the specification does not name: `env`, and those of `make_trpo`.
+    """
+    if spec.config.algorithm == "trpo_adaptive_damping" and spec.hparams.cg_damping == 0:
         raise ValueError(
-            f"cg_damping={spec.hparams.cg_damping} with adapt_damping=True: the damping is changed "
-            f"by factors and would stay zero; give it a positive value"
+            f"cg_damping={spec.hparams.cg_damping} with algorithm=trpo_adaptive_damping: the "
+            "damping is changed by factors and would stay zero; give it a positive value"
         )
-    return make_trpo(make_env(spec.env_id, **spec.env_kwargs), spec.config)
+    brought = {name: part for name, part in brought.items() if part is not None}
+    missing = [name for name in getattr(spec, "own", ()) if name not in brought]
+    if missing:
+        raise ValueError(
+            f"the run was trained with {', '.join(missing)} of its own, which its directory does "
+            f"not hold; in Python: trpo_jax.load_run(path, {'=…, '.join(missing)}=…)"
+        )
+    env = brought.pop("env", None) or make_env(spec.env_id, **spec.env_kwargs)
+    return make_trpo(env, spec.config, **brought)
+
+
+def spec_of(agent: Agent, hparams: HParams, seed: int, num_seeds: int) -> RunSpec:
+    """What determines a run of an agent that was made in Python."""
+    env, config, own = agent.parts.env, agent.parts.config, agent.parts.own
+    env_id, env_kwargs = env.recipe or (env.name, {})
+    if env.recipe is None or not _is_plain(env_kwargs):
+        own, env_kwargs = ("env", *own), {}
+    continuous = isinstance(env.action_space, Box)
+    return RunSpec(env_id, env_kwargs, config, hparams, seed, num_seeds, own, continuous)
+
+
+def _is_plain(kwargs: dict[str, Any]) -> bool:
+    """Whether JSON gives back what it is given."""
+    try:
+        return json.loads(json.dumps(kwargs)) == kwargs
+    except (TypeError, ValueError):
+        return False
 
 
 def initial_state(agent: Agent, spec: RunSpec) -> Any:

@@ -29,7 +29,12 @@ class Curves(NamedTuple):
         return self.stack("steps")[0]
 
     def stack(self, name: str) -> np.ndarray:
-        """[seeds, updates, ...]: a metric; updates that some seed lacks are left out."""
+        """[seeds, updates, ...]: a metric; updates that some seed lacks are left out.
+
+        NaN for what the method does not report.
+        """
+        if any(name not in history for history in self.histories):
+            return np.full_like(self.stack("kl"), np.nan)
         columns = [history[name] for history in self.histories]
         shortest = min(len(column) for column in columns)
         return np.stack([column[:shortest] for column in columns]).astype(float)
@@ -97,6 +102,8 @@ def _residuals(ax: Any, curves: list[Curves]) -> None:
     """Relative residual after some iterations of one run, or after the last of each run."""
     for each in curves:
         norms = each.stack("cg_residual_norms")
+        if norms.ndim < 3:  # a method without conjugate gradients
+            continue
         relative = norms / np.where(norms[..., :1] > 0, norms[..., :1], np.nan)
         last = relative.shape[-1] - 1
         shown = (*(k for k in (1, 2, 5, 10, 20) if k < last), last) if len(curves) == 1 else (last,)

@@ -48,7 +48,7 @@ def trpo_step(
     conjugate gradients as in `natural_step`. With `adaptive_damping` the damping is a multiple of
     `hparams.cg_damping` that goes on from update to update (`adapted_scale`).
     """
-    pieces = {"accept": accept, "preconditioner": preconditioner}
+    pieces: dict[str, Any] = {"accept": accept, "preconditioner": preconditioner}
 
     def fixed(key, objective, params, state, batch, hparams, config):
         del key

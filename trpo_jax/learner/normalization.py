@@ -67,7 +67,8 @@ def update_statistics(
         squares = variance * statistics.count + batch_squares + shift**2 * statistics.count * share
         return mean + shift * share, squares / jnp.maximum(count, 1)
 
-    leaves, structure = jax.tree.flatten(values)
+    leaves = jax.tree.leaves(values)
+    structure: Any = jax.tree.structure(values)
     means, variances = map(structure.flatten_up_to, (statistics.mean, statistics.variance))
     merged_leaves = [merge(*each) for each in zip(leaves, means, variances, strict=True)]
     merged = RunningStatistics(

@@ -36,7 +36,10 @@ class ValueFit(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The parts of an agent; nothing in it is traced. Acting needs the first three only."""
+    """The parts of an agent; nothing in it is traced.
+
+    Acting needs the first three only, so that `rollout` can be called without the others.
+    """
 
     env: Environment
     """Where it acts."""
@@ -44,11 +47,11 @@ class Parts(NamedTuple):
     """Shapes, loop bounds, branches."""
     policy: Policy
     """π."""
-    critic: Critic | None = None
+    critic: Critic = None  # type: ignore[assignment]
     """V."""
-    policy_step: PolicyStep | None = None
+    policy_step: PolicyStep = None  # type: ignore[assignment]
     """How π is improved."""
-    value_fit: ValueFit | None = None
+    value_fit: ValueFit = None  # type: ignore[assignment]
     """How V is fitted."""
     own: tuple[str, ...] = ()
     """Which of them were given to `make_trpo` instead of being made from the configuration."""

@@ -82,7 +82,7 @@ _ZERO = ("accepted", "step_fraction", "kl", "improvement")
 """What a refused step reports as zero."""
 
 
-def _complete(info: Any) -> StepInfo | TrustRegionInfo:
+def _complete(info: Any) -> Any:
     """The record of a step with all its fields as arrays."""
     if not isinstance(info, TrustRegionInfo | StepInfo):
         raise ValueError(f"the policy step must return a StepInfo or TrustRegionInfo; got {info!r}")

@@ -163,7 +163,8 @@ def _pack(obs: Obs, target: jax.Array, weight: jax.Array) -> tuple[Any, Callable
     Everything of one floating type stands side by side in one table, so that shuffling is one
     gather. Other leaves, such as images of bytes, stay as they are.
     """
-    leaves, structure = jax.tree.flatten((obs, target, weight))
+    leaves = jax.tree.leaves((obs, target, weight))
+    structure: Any = jax.tree.structure((obs, target, weight))
     packed = [i for i, leaf in enumerate(leaves) if leaf.dtype == target.dtype]
     columns = [leaves[i].reshape(leaves[i].shape[0], -1) for i in packed]
     ends = np.cumsum([column.shape[1] for column in columns])[:-1]

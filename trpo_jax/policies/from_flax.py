@@ -139,7 +139,7 @@ def _of_nnx(make: Callable[[Any], Any], method: str | None) -> Functions:
         module = make(nnx.Rngs(key))
         if not isinstance(module, nnx.Module):
             raise ValueError(f"{make!r} returns {module!r}; it must return an nnx module")
-        _, params, rest = nnx.split(module, nnx.Param, ...)
+        _, params, rest = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
         mutable = sorted({type(leaf).__name__ for _, leaf in nnx.to_flat_state(rest)})
         if mutable:
             raise ValueError(_MUTABLE.format(type(module).__name__, ", ".join(mutable)))

@@ -36,6 +36,11 @@ class Case:
         return np.asarray(self.history[name])
 
     @property
+    def has_trust_region(self) -> bool:
+        """Whether the policy step reported one; plain policy gradients have none."""
+        return "candidate_kls" in self.history or "kl" not in self.history
+
+    @property
     def returns(self) -> np.ndarray:
         """The returns of those updates in which episodes ended."""
         return self["episode_return"][self["num_episodes"] > 0]

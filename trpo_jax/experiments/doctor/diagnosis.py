@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.envs import Box, make_env
 from trpo_jax.experiments.doctor import data_rules, learning_rules, solver_rules
 from trpo_jax.experiments.doctor.case import Case
 from trpo_jax.experiments.doctor.findings import SEVERITIES, Diagnosis, Finding
@@ -36,6 +37,14 @@ RULES: tuple[Callable[[Case], Finding | None], ...] = (
     data_rules.settings,
 )
 """Causes before effects."""
+_OF_TRUST_REGIONS = {
+    solver_rules.singular_curvature,
+    solver_rules.cg_unconverged,
+    learning_rules.biased_advantages,
+    solver_rules.rejected_steps,
+    solver_rules.unlike_prediction,
+}
+"""Rules for methods that report a `TrustRegionInfo`."""
 
 
 def diagnose(
@@ -56,6 +65,8 @@ def diagnose(
     found: dict[str, list[Finding]] = {}
     for case in cases:
         for rule in RULES:
+            if rule in _OF_TRUST_REGIONS and not case.has_trust_region:
+                continue
             finding = rule(case)
             if finding is not None:
                 found.setdefault(finding.name, []).append(finding)
@@ -67,13 +78,13 @@ def diagnose(
 
 def examine(run: Run) -> Diagnosis:
     """Diagnose a run on disk."""
-    from trpo_jax.envs import Box, make_env
-
     histories = run.histories()
     if not all(histories):
         raise ValueError(f"run={run.path} has no update yet; wait until it has one")
-    env = make_env(run.spec.env_id, **run.spec.env_kwargs)
-    continuous = isinstance(env.action_space, Box)
+    continuous = run.spec.continuous
+    if continuous is None:
+        env = make_env(run.spec.env_id, **run.spec.env_kwargs)
+        continuous = isinstance(env.action_space, Box)
     return diagnose(histories, run.spec.config, run.spec.hparams, continuous=continuous)
 
 

@@ -10,6 +10,7 @@ from trpo_jax.experiments.doctor.diagnosis import examine
 from trpo_jax.experiments.run_directory import Run
 from trpo_jax.experiments.states import make_agent, state_at
 from trpo_jax.learner.batch import prepare_batch
+from trpo_jax.learner.bookkeeping import scale_rewards
 
 
 def dump(run: Run, update: int | None, directory: Path) -> list[Path]:
@@ -33,10 +34,8 @@ def dump(run: Run, update: int | None, directory: Path) -> list[Path]:
 
     def prepare(state: Any) -> tuple[Any, jax.Array]:
         state, trajectory = agent.rollout(state)
-        prepared = prepare_batch(
-            state, trajectory, spec.hparams,
-            policy=agent.policy, critic=agent.critic, config=spec.config,
-        )  # fmt: skip
+        rewards = scale_rewards(state, trajectory, spec.hparams, spec.config)
+        prepared = prepare_batch(agent.parts, state, trajectory, rewards.reward, spec.hparams)
         return prepared.batch, prepared.raw_advantage
 
     prepare = jax.vmap(prepare) if spec.num_seeds > 1 else prepare

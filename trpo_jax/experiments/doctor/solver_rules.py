@@ -73,7 +73,7 @@ def cg_unconverged(case: Case) -> Finding | None:
 
 
 def _damping(case: Case) -> float:
-    """The damping that was used, which with `adapt_damping` is not the one that was set."""
+    """The damping that was used, which with adaptive damping is not the one that was set."""
     return float(np.median(case.history.get("damping", case.hparams.cg_damping)))
 
 

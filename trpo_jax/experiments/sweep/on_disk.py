@@ -42,6 +42,8 @@ class StoredSweep(NamedTuple):
     spec: SweepSpec
     versions: dict[str, str]
     num_devices: int
+    notes: tuple[str, ...]
+    """What the file has of an earlier version that is read as something else today."""
 
 
 def store_sweep(path: Path, spec: SweepSpec, num_devices: int) -> None:
@@ -52,9 +54,8 @@ def store_sweep(path: Path, spec: SweepSpec, num_devices: int) -> None:
 def load_sweep(path: Path) -> StoredSweep:
     """Read that again. Raises `ValueError` if there is none, or not a readable one."""
     with reading("sweep", path / SPEC) as content:
-        return StoredSweep(
-            specification(SweepSpec, content), content["versions"], content["num_devices"]
-        )
+        spec, notes = specification(SweepSpec, content)
+        return StoredSweep(spec, content["versions"], content["num_devices"], tuple(notes))
 
 
 def run_sweep(

@@ -40,6 +40,7 @@ def sweep(
     report: Callable[[int, int], None] = lambda done, total: None,
     load: Callable[[int, Progress], tuple[int, Progress] | None] = lambda part, like: None,
     save: Callable[[int, int, Progress], None] = lambda part, number, progress: None,
+    **own: Any,
 ) -> SweepResult:
     """Train every setting with every seed, and evaluate all.
 
@@ -54,6 +55,7 @@ def sweep(
     long training amplifies (benchmarks/results/sweep.md).
     `halving` are shares of the training after which the worse half of a part's settings is dropped.
     With a `mesh` the lanes are spread over its devices; a slice that does not divide is filled up.
+    `own` are networks and steps of your own, as `make_trpo` takes them.
     `report` hears of lane-updates done and in all, `save` of every slice of every part, so that a
     sweep which was stopped goes on from what `load` gives back.
     """
@@ -66,7 +68,9 @@ def sweep(
     plan = _Plan(stacked, [seed for _, seed in lanes], len(seeds), halving)
 
     configs = [config.replace(**each) for each in fixed]
-    agents = [make_trpo(env, each) for each in configs]  # all can work, before the first trains
+    agents = [
+        make_trpo(env, each, **own) for each in configs
+    ]  # all can work, before the first trains
     lengths = [num_updates or specification.num_updates(each, total_steps or 0) for each in configs]
     costs = [plan.lane_updates(length) for length in lengths]
     parts, updates_done, returns = [], [], []

@@ -1,0 +1,150 @@
+"""A run on disk from Python: all that the command line gives, for an agent of one's own."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from trpo_jax.common.checks import require_whole_number
+from trpo_jax.config import HParams
+from trpo_jax.experiments import run_directory as layout
+from trpo_jax.experiments import states
+from trpo_jax.experiments.devices import Devices
+from trpo_jax.experiments.evaluation import Summary
+from trpo_jax.experiments.files import create_directory
+from trpo_jax.experiments.run_directory import Run
+from trpo_jax.experiments.runner import carry_out, enable_compilation_cache
+from trpo_jax.experiments.specification import (
+    RunOptions,
+    RunSpec,
+    changes,
+    num_updates,
+    require_seeds,
+)
+from trpo_jax.learner.trpo import Agent
+from trpo_jax.learner.types import TrainState
+
+_OPTIONS = RunOptions()
+
+
+class TrainedRun(NamedTuple):
+    """A run directory, as Python sees it."""
+
+    agent: Agent
+    """The agent that was trained."""
+    state: TrainState
+    """Its state after the last update; with several seeds, [seeds, ...]."""
+    history: list[dict[str, np.ndarray]]
+    """Metrics per seed: name -> [updates, ...]."""
+    evaluation: Summary | None
+    """The evaluation at the end; None if the run was interrupted, or only read."""
+    path: Path
+    """The run directory."""
+
+
+def train_run(
+    agent: Agent,
+    out: str | Path | None = None,
+    *,
+    hparams: HParams = HParams(),  # noqa: B008 - frozen
+    total_steps: int = 100_000,
+    seed: int = 0,
+    num_seeds: int = 1,
+    resume: bool = False,
+    options: RunOptions = _OPTIONS,
+    initial_state: TrainState | None = None,
+    quiet: bool = False,
+) -> TrainedRun:
+    """Train an agent in a run directory, as `trpo-jax train` does: environment, networks and policy
+    step may be one's own.
+
+    `out` is a new or empty directory, by default runs/ENV-DATE-TIME. With `resume` the run in `out`
+    goes on, bit for bit, from its last checkpoint, with the settings that it has, up to
+    `total_steps` environment steps per seed. `options` are those of the command line: checkpoints,
+    evaluations, logs, devices. A run begins with `initial_state` instead of `agent.init`, if given;
+    with several seeds its leaves are [num_seeds, ...]. Ctrl-C ends it with a checkpoint. Plots,
+    doctor and `load_run` read the directory. Raises `ValueError` on anything that cannot work,
+    before anything is written.
+    """
+    _require(agent, hparams, total_steps, seed, num_seeds, options)
+    console = Console(quiet=quiet)
+    spec = states.spec_of(agent, hparams, seed, num_seeds)
+    devices = Devices(options.devices)
+    devices.require_equal_parts(spec)
+    if resume:
+        run = _run_to_resume(out, spec, total_steps, options, devices.number, console)
+    else:
+        path = layout.default_directory(spec.env_id) if out is None else Path(out)
+        if devices.is_first:
+            create_directory(path)
+        run = layout.make_run(path, spec, total_steps, options._replace(devices=devices.number))
+    enable_compilation_cache()
+    outcome = carry_out(run, agent, console, devices, initial_state)
+    if outcome.summary is not None:
+        console.print(f"evaluation: return {outcome.summary}", highlight=False, soft_wrap=True)
+        from trpo_jax.experiments import plots
+
+        console.print(f"overview: {plots.overview(run)}", highlight=False, soft_wrap=True)
+    console.print(f"run directory: {run.path}", highlight=False, soft_wrap=True)
+    state = states.final_state(run, agent)
+    return TrainedRun(agent, state, run.histories(), outcome.summary, run.path)
+
+
+def load_run(path: str | Path, *, checkpoint: str | int = "last", **parts: Any) -> TrainedRun:
+    """Read a run: its agent, a state, and the metrics so far.
+
+    `checkpoint` is "last", "best" or the number of updates of one that was kept. Parts of the run's
+    own have to be brought again: `env=`, `policy=`, `critic=`, `policy_step=`, `value_fit=`. Raises
+    `ValueError` if they are missing, or the directory is not a run.
+    """
+    known = ("env", "policy", "critic", "policy_step", "value_fit")
+    if unknown := [name for name in parts if name not in known]:
+        raise ValueError(f"{unknown[0]} is no part of an agent; those are {', '.join(known)}")
+    run = layout.load_run(Path(path))
+    agent = states.make_agent(run.spec, **parts)
+    state = states.final_state(run, agent, str(checkpoint))
+    return TrainedRun(agent, state, run.histories(), None, run.path)
+
+
+def _require(
+    agent: Agent, hparams: HParams, total_steps: int, seed: int, num_seeds: int, options: RunOptions
+) -> None:
+    for name, value, kind in (
+        ("agent", agent, Agent), ("hparams", hparams, HParams), ("options", options, RunOptions)
+    ):  # fmt: skip
+        if not isinstance(value, kind):
+            raise ValueError(f"{name}={value!r} must be of type {kind.__name__}")
+    require_whole_number("total_steps", total_steps)
+    require_whole_number("num_seeds", num_seeds)
+    require_seeds((seed, seed + num_seeds - 1))
+
+
+def _run_to_resume(
+    out: str | Path | None,
+    spec: RunSpec,
+    total_steps: int,
+    options: RunOptions,
+    num_devices: int,
+    console: Console,
+) -> Run:
+    """The run in a directory, if it is of the same settings and not done yet."""
+    if out is None:
+        raise ValueError("out is missing; resume=True goes on with the run in this directory")
+    run = layout.load_run(Path(out))
+    for name, value, kept in zip(spec._fields, spec, run.spec, strict=True):
+        if value != kept and not (name == "continuous" and kept is None):
+            raise ValueError(
+                f"{name}={value} differs from the run's {kept}; a resumed run keeps its settings: "
+                "make the agent as it was, or train anew"
+            )
+    done = states.updates_done(run)
+    if done >= num_updates(spec.config, total_steps):
+        raise ValueError(
+            f"total_steps={total_steps}: {done * spec.config.batch_size} steps are done already; "
+            "give a larger number to go on"
+        )
+    notes = changes(run.versions, run.options.devices or 1, num_devices)
+    for note in (*run.notes, *notes):
+        console.print(f"warning: {note}", soft_wrap=True)
+    return run._replace(total_steps=total_steps, options=options._replace(devices=num_devices))
