@@ -78,6 +78,7 @@ def render(argv: list[str]) -> int:
 
     seed = run.spec.seed if arguments.seed is None else arguments.seed
     file = render.render(
+        agent.parts.env,
         agent,
         states.lane(run.spec, state, seed),
         arguments.out or run.path / "episode",

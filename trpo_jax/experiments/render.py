@@ -71,6 +71,7 @@ class Episode(NamedTuple):
 
 
 def render(
+    env: Environment,
     agent: Agent,
     state: TrainState,
     stem: Path,
@@ -85,7 +86,7 @@ def render(
     GIFs of long episodes leave out frames evenly, so that no more than `max_frames` are drawn;
     `progress` is wrapped around them.
     """
-    env, episode = agent.parts.env, play(agent, state, key, deterministic)
+    episode = play(env, agent, state, key, deterministic)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         if _is_a(env, "brax", "BraxEnvironment") and _has_a_body(env):
@@ -103,9 +104,10 @@ def _with_suffix(stem: Path, suffix: str) -> Path:
     return stem.with_name(name + suffix)
 
 
-def play(agent: Agent, state: TrainState, key: jax.Array, deterministic: bool = True) -> Episode:
+def play(
+    env: Environment, agent: Agent, state: TrainState, key: jax.Array, deterministic: bool = True
+) -> Episode:
     """One episode from a fresh initial state, cut at the environment's limit or 1000 steps."""
-    env = agent.parts.env
     limit = env.max_episode_steps or DEFAULT_MAX_STEPS
     reset_key, loop_key = jax.random.split(key)
 
