@@ -1,28 +1,15 @@
-"""What test files share: a tiny policy-improvement problem, and tidying up behind each of them."""
+"""What test files share: a problem, compiled programs on disk, and tidying up behind each file."""
 
-import functools
 import gc
 import os
 import shutil
 import tempfile
-from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+import problems
 import pytest
 
-from trpo_jax.learner.objective import make_objective
 from trpo_jax.learner.trpo import build_agent
-from trpo_jax.learner.types import Batch
-from trpo_jax.policies.networks import (
-    Body,
-    CategoricalHead,
-    GaussianHead,
-    Policy,
-    make_policy,
-)
-from trpo_jax.solver import Objective
 
 
 def pytest_configure(config):
@@ -45,43 +32,10 @@ def pytest_configure(config):
         os.environ[name.upper()] = str(value)
 
 
-class Problem(NamedTuple):
-    policy: Policy
-    objective: Objective
-    params: Any
-    batch: Batch
-
-
-@functools.cache  # the same objective twice, so that steps on it compile once
-def _make_problem(kind="categorical", batch_size=48, seed=0, hidden=(4,), entropy_coef=0.0):
-    """A one-hidden-layer tanh policy away from its initialisation, and a batch drawn from it."""
-    rng = np.random.default_rng(seed)
-    head = CategoricalHead(3) if kind == "categorical" else GaussianHead(2, -0.3)
-    policy = make_policy(Body((3,), hidden, "tanh", False), head)
-    params = policy.init(jax.random.key(seed))
-    noise = lambda leaf: jnp.asarray(leaf + 0.4 * rng.normal(size=leaf.shape), jnp.float32)  # noqa: E731
-    params = jax.tree.map(noise, params)
-    obs = jnp.asarray(rng.normal(size=(batch_size, 3)), jnp.float32)
-    distribution = policy.apply(params, obs)
-    action = distribution.sample(jax.random.key(seed + 1))
-    batch = Batch(
-        obs=obs,
-        action=action,
-        distribution=distribution,
-        log_prob=distribution.log_prob(action),
-        entropy=distribution.entropy(),
-        advantage=jnp.asarray(rng.normal(size=batch_size), jnp.float32),
-        value=jnp.zeros(batch_size),
-        value_target=jnp.zeros(batch_size),
-        weight=jnp.ones(batch_size),
-    )
-    return Problem(policy, make_objective(policy, entropy_coef), params, batch)
-
-
 @pytest.fixture(scope="session")
 def make_problem():
     """The factory of problems: `make_problem(kind, batch_size, seed, hidden, entropy_coef)`."""
-    return _make_problem
+    return problems.make_problem
 
 
 @pytest.fixture(scope="module", autouse=True)

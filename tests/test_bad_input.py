@@ -179,7 +179,8 @@ def test_data_is_used_once_however_small_the_step(max_kl):
 
 def test_a_policy_step_that_returns_nan_is_refused():
     def broken(objective, params, batch, hparams, config):
-        params, info = trpo_jax.trust_region_step(objective, params, batch, hparams, config)
+        settings = trpo_jax.trust_region_settings(hparams, config)
+        params, info = trpo_jax.trust_region_step(objective, params, batch, **settings)
         return jax.tree.map(lambda leaf: leaf * jnp.nan, params), info
 
     agent = trpo_jax.make_trpo(Counter(), SMALL, policy_step=broken)
@@ -234,7 +235,7 @@ def test_a_state_of_another_agent_is_refused():
     lanes = jax.vmap(agent.init)(jax.random.split(jax.random.key(0), 3))
     for state in (other, lanes):
         for call in (agent.update, agent.train):
-            with pytest.raises(ValueError, match=r"state.obs has shape .* is \(2, 1\)"):
+            with pytest.raises(ValueError, match=r"state.actor.obs has shape .* is \(2, 1\)"):
                 call(state)
 
 
@@ -257,7 +258,7 @@ def test_a_number_of_episodes_is_a_whole_number(num_episodes):
 )
 def test_a_policy_step_returns_parameters_and_information(step, words):
     def run():
-        agent = trpo_jax.make_trpo(Counter(), SMALL, step)
+        agent = trpo_jax.make_trpo(Counter(), SMALL, policy_step=step)
         agent.update(agent.init(jax.random.key(0)))
 
     with pytest.raises(ValueError, match=words):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import trpo_jax
-from trpo_jax.solver.batches import in_chunks, map_chunks
+from trpo_jax.common.batches import in_chunks, map_chunks, micro_batch
+from trpo_jax.solver.objective import curvature_product
 
 CONFIG = trpo_jax.TRPOConfig(
     num_envs=8,
@@ -30,10 +31,44 @@ def test_maps_keep_rows_and_give_a_summary_of_each_part(chunk_size):
     np.testing.assert_allclose(scaled, 3 * np.asarray(batch)[:, 0], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("chunk_size", "size"), [(None, None), (1, 1), (47, 47), (48, None), (100, None)]
+)
+@pytest.mark.parametrize("curvature", ["gauss_newton", "hvp"])
+def test_a_chunk_of_the_whole_batch_is_no_chunk(make_problem, curvature, chunk_size, size):
+    """Then the network is linearised once, however many products follow."""
+    assert micro_batch(chunk_size, 48) == size
+    problem, passes = make_problem(batch_size=48), []
+
+    def predict(params, batch):
+        passes.append(batch.obs.shape[0])
+        return problem.objective.predict(params, batch)
+
+    def products(params):
+        product = curvature_product(
+            problem.objective._replace(predict=predict),
+            params,
+            problem.batch,
+            curvature=curvature,
+            chunk_size=chunk_size,
+        )
+        passes_before = len(passes)
+        vectors = product(params), product(params), product(params)
+        return vectors, len(passes) - passes_before
+
+    _, later = jax.eval_shape(products, problem.params)
+    assert set(passes) == {size or 48}
+    if size is None:
+        assert len(passes) == 1
+        assert later == 0
+    else:
+        assert len(passes) > 1
+
+
 def test_an_update_in_chunks_is_the_same_update_in_less_memory():
     env = trpo_jax.make_env("CartPole-v1")
     whole = trpo_jax.make_trpo(env, CONFIG)
-    parts = trpo_jax.make_trpo(env, CONFIG.replace(curvature_chunk_size=48))  # 1024 = 21 · 48 + 16
+    parts = trpo_jax.make_trpo(env, CONFIG.replace(chunk_size=48))  # 1024 = 21 · 48 + 16
     state, trajectory = whole.rollout(whole.init(jax.random.key(0)))
     # With the default damping five iterations in float32 amplify the order of a sum to 0.3 % of the
     # step (seeds 1 and 3 did so with the batch in any order); this is about the sums themselves.

@@ -10,7 +10,7 @@ from trpo_jax.solver import StepStatus
 from trpo_jax.solver.damping import adapted_scale
 
 SMALL = trpo_jax.TRPOConfig(
-    num_envs=4, num_steps=16, hidden_sizes=(8,), value_epochs=1, adapt_damping=True
+    algorithm="trpo_adaptive_damping", num_envs=4, num_steps=16, hidden_sizes=(8,), value_epochs=1
 )
 
 JUDGED = ("status", "step_fraction", "improvement", "predicted_improvement")
@@ -89,13 +89,6 @@ def test_an_agent_carries_it_from_update_to_update():
     assert history.damping[0, -1] < 0.1
     assert np.asarray(history.status)[1].max() == StepStatus.LINE_SEARCH_FAILED
     assert history.damping[1].max() > 0.2
-
-
-def test_it_is_for_the_default_step_only():
-    with pytest.raises(ValueError, match="adapt_damping=True"):
-        trpo_jax.make_trpo(
-            trpo_jax.make_env("CartPole-v1"), SMALL, policy_step=lambda *arguments: None
-        )
 
 
 def test_stale_data_leaves_it_alone():

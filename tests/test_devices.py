@@ -47,7 +47,8 @@ agent, hparams = trpo_jax.make_trpo(env, config), trpo_jax.HParams().as_arrays()
 mesh = jax.make_mesh((4, 2), ("hosts", "devices"))
 alone = agent.init(jax.random.key(0))
 together = trpo_jax.shard_state(alone, mesh)
-assert len(together.obs.sharding.device_set) == 8 and not together.obs.is_fully_replicated
+obs = together.actor.obs
+assert len(obs.sharding.device_set) == 8 and not obs.is_fully_replicated
 update = jax.jit(agent.update)
 program = update.lower(together, hparams).compile()
 for _ in range(20):

@@ -36,9 +36,9 @@ def assert_learned_state_is_finite(state):
         "value_opt_state",
         "obs_statistics",
         "return_statistics",
-        "episodes",
     ):
         assert is_finite(getattr(state, name)), name
+    assert is_finite(state.actor.episodes)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -95,7 +95,7 @@ def test_a_broken_simulation_starts_again():
     assert (~valid).sum() > 3
     assert np.asarray(done)[~valid].all()
     assert is_finite(trajectory)
-    assert is_finite(state.obs)
+    assert is_finite(state.actor.obs)
 
 
 def test_without_faults_nothing_differs():

@@ -47,8 +47,8 @@ def drive(agent, state, hparams, num_updates=NUM_UPDATES):
             after.value_opt_state,
             after.obs_statistics,
             after.return_statistics,
-            after.episodes,
-            after.obs,
+            after.actor.episodes,
+            after.actor.obs,
         )
         kept = same_bits(before.policy_params, after.policy_params)
         return after, (metrics, kept, finite(learned))

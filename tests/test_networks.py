@@ -10,24 +10,26 @@ from trpo_jax.policies.networks import (
     CategoricalHead,
     GaussianHead,
     MultiCategoricalHead,
-    inactive_fraction,
+    idle_sides,
     make_critic,
     make_policy,
+    share_of_idle,
 )
 
-MLP = Body((3,), (16, 16), "tanh", False)
-CNN = Body((10, 10, 4), (16,), "relu", True)
+MLP = Body(((3,),), (16, 16), "tanh", False)
+CNN = Body(((10, 10, 4),), (16,), "relu", True)
 HEADS = {
     "categorical": CategoricalHead(4),
     "multi_categorical": MultiCategoricalHead((2, 3)),
     "gaussian": GaussianHead(2, -0.5),
 }
+OBS = jnp.zeros(3)
 
 
 def test_batched_initialisation_never_deadlocks():
     """jaxlib 0.10 hangs within a few hundred calls if `init` runs batched LAPACK."""
     policy, critic = make_policy(MLP, HEADS["gaussian"]), make_critic(MLP)
-    init = jax.jit(jax.vmap(lambda key: (policy.init(key), critic.init(key))))
+    init = jax.jit(jax.vmap(lambda key: (policy.init(key, OBS), critic.init(key, OBS))))
     text = init.lower(jax.random.split(jax.random.key(0), 8)).as_text().lower()
     assert "lapack" not in text
     assert "custom_call" not in text
@@ -38,8 +40,8 @@ def test_batched_initialisation_never_deadlocks():
 def test_batched_initialisation_equals_single_ones_and_keys_matter():
     policy = make_policy(MLP, HEADS["categorical"])
     keys = jax.random.split(jax.random.key(0), 3)
-    together = jax.jit(jax.vmap(policy.init))(keys)
-    alone = policy.init(keys[1])
+    together = jax.jit(jax.vmap(policy.init, in_axes=(0, None)))(keys, OBS)
+    alone = policy.init(keys[1], OBS)
     for many, one in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(many[1], one, rtol=1e-6)
         if one.ndim > 1:
@@ -47,8 +49,9 @@ def test_batched_initialisation_equals_single_ones_and_keys_matter():
 
 
 def test_kernels_have_the_deviation_of_variance_scaling():
-    body = Body((50,), (400,), "relu", False)
-    kernel = make_critic(body).init(jax.random.key(0))["params"]["body"]["Dense_0"]["kernel"]
+    body = Body(((50,),), (400,), "relu", False)
+    params = make_critic(body).init(jax.random.key(0), jnp.zeros(50))
+    kernel = params["params"]["body"]["Dense_0"]["kernel"]
     np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / 50), rtol=0.03)
     assert abs(np.mean(kernel)) < 0.01
 
@@ -57,7 +60,7 @@ def test_kernels_have_the_deviation_of_variance_scaling():
 @pytest.mark.parametrize("head", HEADS)
 def test_the_first_policy_hardly_depends_on_the_observation(head, seed):
     policy = make_policy(MLP, HEADS[head])
-    params = policy.init(jax.random.key(seed))
+    params = policy.init(jax.random.key(seed), OBS)
     obs = jnp.asarray(np.random.default_rng(seed).normal(size=(20, 3)), jnp.float32)
     distribution = policy.apply(params, obs)
     if head == "gaussian":
@@ -73,7 +76,7 @@ def test_the_first_policy_hardly_depends_on_the_observation(head, seed):
 def test_a_policy_is_the_network_that_it_says(head):
     """Forward pass in NumPy."""
     policy = make_policy(MLP, HEADS[head])
-    params = jax.tree.map(lambda x: x + 0.1, policy.init(jax.random.key(0)))
+    params = jax.tree.map(lambda x: x + 0.1, policy.init(jax.random.key(0), OBS))
     obs = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     layers = jax.tree.map(lambda x: np.asarray(x, np.float64), params)["params"]
     x = obs
@@ -93,8 +96,10 @@ def test_a_policy_is_the_network_that_it_says(head):
 @pytest.mark.parametrize("body", [MLP, CNN], ids=["mlp", "cnn"])
 def test_leading_axes(body):
     policy, critic = make_policy(body, HEADS["categorical"]), make_critic(body)
-    params, value_params = policy.init(jax.random.key(0)), critic.init(jax.random.key(1))
-    obs = np.random.default_rng(0).normal(size=(2, 3, *body.obs_shape)).astype(np.float32)
+    (shape,) = body.obs_shapes
+    obs = np.random.default_rng(0).normal(size=(2, 3, *shape)).astype(np.float32)
+    params = policy.init(jax.random.key(0), obs[0, 0])
+    value_params = critic.init(jax.random.key(1), obs[0, 0])
     logits = policy.apply(params, obs).logits
     values = critic.apply(value_params, obs)
     assert logits.shape == (2, 3, 4)
@@ -105,7 +110,7 @@ def test_leading_axes(body):
     np.testing.assert_allclose(
         critic.apply(value_params, obs[1, 2]), values[1, 2], rtol=1e-4, atol=1e-6
     )
-    _, units = policy.apply_with_units(params, obs.reshape(6, *body.obs_shape))
+    _, units = policy.apply_with_units(params, obs.reshape(6, *shape))
     assert all(layer.shape[0] == 6 for layer in units)
     assert len(units) == 2
 
@@ -114,31 +119,35 @@ def layer(*columns):
     return [jnp.asarray(columns, jnp.float32).T]
 
 
+def idle_share(activation, units, weight):
+    return share_of_idle(idle_sides(activation, units, weight))
+
+
 def test_dead_relu_units():
     units = layer([0, 0, 0], [0, 1, 0], [0, 0, 0], [2, 3, 4])
-    np.testing.assert_allclose(inactive_fraction("relu", units, jnp.ones(3)), [0.5])
+    np.testing.assert_allclose(idle_share("relu", units, jnp.ones(3)), [0.5])
 
 
 def test_saturated_tanh_units():
     high, low, mixed, alive = [0.999] * 3, [-0.999] * 3, [0.999, -0.999, 0.999], [0, 0.5, 0.999]
     units = layer(high, low, mixed, alive)
-    np.testing.assert_allclose(inactive_fraction("tanh", units, jnp.ones(3)), [0.5])
+    np.testing.assert_allclose(idle_share("tanh", units, jnp.ones(3)), [0.5])
 
 
 def test_inactive_units_are_counted_per_layer_and_channel_and_over_weighted_examples_only():
     units = layer([0, 0, 5], [1, 0, 0])
-    np.testing.assert_allclose(inactive_fraction("relu", units, jnp.ones(3)), [0])
-    np.testing.assert_allclose(inactive_fraction("relu", units, jnp.array([1.0, 1, 0])), [0.5])
+    np.testing.assert_allclose(idle_share("relu", units, jnp.ones(3)), [0])
+    np.testing.assert_allclose(idle_share("relu", units, jnp.array([1.0, 1, 0])), [0.5])
     image = jnp.zeros((3, 4, 4, 2)).at[1, 2, 2, 0].set(1.0)
-    fractions = inactive_fraction("relu", [image, *units], jnp.ones(3))
+    fractions = idle_share("relu", [image, *units], jnp.ones(3))
     np.testing.assert_allclose(fractions, [0.5, 0])
 
 
 def test_dead_units_of_a_real_network_are_found():
-    policy = make_policy(Body((3,), (8, 4), "relu", False), HEADS["categorical"])
-    params = policy.init(jax.random.key(0))
+    policy = make_policy(Body(((3,),), (8, 4), "relu", False), HEADS["categorical"])
+    params = policy.init(jax.random.key(0), OBS)
     bias = params["params"]["body"]["Dense_1"]["bias"].at[:2].set(-1e3)
     params["params"]["body"]["Dense_1"]["bias"] = bias
     obs = jnp.asarray(np.random.default_rng(0).normal(size=(200, 3)), jnp.float32)
     _, units = policy.apply_with_units(params, obs)
-    assert inactive_fraction("relu", units, jnp.ones(200))[1] >= 0.5
+    assert idle_share("relu", units, jnp.ones(200))[1] >= 0.5

@@ -8,12 +8,13 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import problems
 import pytest
 from comparison import same_bits
 from jax.flatten_util import ravel_pytree
 
 import trpo_jax
-from trpo_jax import HParams, StepStatus, TRPOConfig, line_search, trust_region_step
+from trpo_jax import HParams, StepStatus, TRPOConfig, line_search
 from trpo_jax.learner.batch import prepare_batch
 
 CONFIG = TRPOConfig(num_envs=4, num_steps=64, hidden_sizes=(8, 8))
@@ -31,15 +32,9 @@ def collected(agent):
     return agent.rollout(agent.init(jax.random.key(0)))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def step(objective, params, batch, hparams=HPARAMS, config=STEP_CONFIG):
-    return trust_region_step(objective, params, batch, hparams, config)
-
-
 def solve(problem, hparams=HPARAMS, **changes):
-    return step(
-        problem.objective, problem.params, problem.batch, hparams, STEP_CONFIG.replace(**changes)
-    )
+    config = STEP_CONFIG.replace(**changes)
+    return problems.step(problem.objective, problem.params, problem.batch, hparams, config)
 
 
 def moved(problem, params):
@@ -101,9 +96,10 @@ def test_mistake_03_log_std_is_optimised(make_problem):
 def test_mistake_04_standardised_advantages_are_used_and_finite(agent, collected):
     state, trajectory = collected
     state = state.replace(value_params=jax.tree.map(jnp.zeros_like, state.value_params))
-    parts = {"policy": agent.policy, "critic": agent.critic, "config": CONFIG}
     hparams = HParams(gamma=0.0)
-    prepare = jax.jit(lambda t: prepare_batch(state, t, hparams, **parts).batch.advantage)
+    prepare = jax.jit(
+        lambda t: prepare_batch(agent.parts, state, t, t.reward, hparams).batch.advantage
+    )
     noise = jnp.asarray(np.random.default_rng(0).normal(size=trajectory.reward.shape), jnp.float32)
     for scale in (0.01, 1.0, 100.0):
         advantage = prepare(trajectory.replace(reward=7 + scale * noise))
@@ -218,13 +214,13 @@ def test_mistake_08_the_ratio_test_takes_the_fraction_once():
 _SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from conftest import _make_problem
-from trpo_jax import HParams, TRPOConfig, trust_region_step
+import problems
+from trpo_jax import HParams, TRPOConfig
 
 assert jax.device_count() == 2
-problem = _make_problem()
+problem = problems.make_problem()
 config, hparams = TRPOConfig(cg_iterations=30), HParams(cg_tol=1e-6).as_arrays()
-step = jax.jit(lambda p, b: trust_region_step(problem.objective, p, b, hparams, config))
+step = lambda p, b: problems.step(problem.objective, p, b, hparams, config)
 mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
 put = lambda tree, spec: jax.device_put(tree, NamedSharding(mesh, spec))
 batch = put(problem.batch, PartitionSpec("data"))
@@ -324,9 +320,7 @@ def test_mistake_12_the_advantage_recursion_ends_at_a_step_that_is_not_valid(age
     valid[[3, 20, 50], [0, 1, 2]] = False
     hparams = HParams()
     data = trajectory.replace(valid=jnp.asarray(valid))
-    prepared = prepare_batch(
-        state, data, hparams, policy=agent.policy, critic=agent.critic, config=CONFIG
-    )
+    prepared = prepare_batch(agent.parts, state, data, data.reward, hparams)
     value = np.asarray(agent.critic.apply(state.value_params, trajectory.obs))
     next_value = np.asarray(agent.critic.apply(state.value_params, trajectory.next_obs))
     reward, end = np.asarray(trajectory.reward), np.asarray(trajectory.terminated)
@@ -375,10 +369,8 @@ def test_mistake_13_time_limits_bootstrap_and_do_not_leak(terminates):
     state, trajectory = agent.rollout(agent.init(jax.random.key(0)))
     np.testing.assert_array_equal(trajectory.obs.ravel(), [0, 1, 2, 0, 1, 2, 0, 1])
     np.testing.assert_array_equal(trajectory.next_obs.ravel(), [1, 2, 3, 1, 2, 3, 1, 2])
-    prepare = functools.partial(
-        prepare_batch, policy=agent.policy, critic=agent.critic, config=config
-    )
-    advantage = jax.jit(prepare)(state, trajectory, HPARAMS).batch.advantage
+    prepare = jax.jit(functools.partial(prepare_batch, agent.parts))
+    advantage = prepare(state, trajectory, trajectory.reward, HPARAMS).batch.advantage
     values = np.asarray(agent.critic.apply(state.value_params, jnp.arange(4.0)[:, None]))
     assert abs(values[3]) > 1e-3
     delta = 1 + 0.99 * values[1:] - values[:3]

@@ -41,7 +41,7 @@ def test_time_comes_first(pendulum):
         assert getattr(trajectory, field).shape == (T, N), field
     assert trajectory.episode_length.shape == (T, N)
     assert trajectory.distribution.mean.shape == (T, N, 1)
-    assert state.obs.shape == (N, 3)
+    assert state.actor.obs.shape == (N, 3)
     assert trajectory.valid.all()
 
 
@@ -49,7 +49,7 @@ def test_the_next_observation_is_the_next_unless_done(cartpole):
     state, trajectory = cartpole.rollout(cartpole.init(jax.random.key(3)))
     trajectory = numpy_tree(trajectory)
     done = trajectory.terminated | trajectory.truncated
-    following = np.concatenate([trajectory.obs[1:], np.asarray(state.obs)[None]])
+    following = np.concatenate([trajectory.obs[1:], np.asarray(state.actor.obs)[None]])
     np.testing.assert_array_equal(following[~done], trajectory.next_obs[~done])
     assert trajectory.terminated.any()
     assert np.all(np.abs(following[done]) <= 0.05)  # a fresh start
@@ -58,10 +58,10 @@ def test_the_next_observation_is_the_next_unless_done(cartpole):
 
 def test_an_episode_goes_on_from_one_rollout_to_the_next(cartpole):
     state = cartpole.init(jax.random.key(1))
-    np.testing.assert_array_equal(cartpole.rollout(state)[1].obs[0], state.obs)
+    np.testing.assert_array_equal(cartpole.rollout(state)[1].obs[0], state.actor.obs)
     after, first = cartpole.rollout(state)
     _, second = cartpole.rollout(after)
-    np.testing.assert_array_equal(second.obs[0], after.obs)
+    np.testing.assert_array_equal(second.obs[0], after.actor.obs)
     done = np.asarray(first.terminated | first.truncated)[-1]
     expected = np.where(done, 0, np.asarray(first.episode_length)[-1]) + 1
     np.testing.assert_array_equal(second.episode_length[0], expected)
@@ -109,8 +109,8 @@ def test_episode_bookkeeping_equals_a_replay(name, request):
         all_returns, all_lengths = replay(trajectory, returns, lengths)
         np.testing.assert_array_equal(trajectory.episode_length, all_lengths)
         np.testing.assert_allclose(trajectory.episode_return, all_returns, rtol=1e-5)
-        np.testing.assert_array_equal(state.episodes.lengths, lengths)
-        np.testing.assert_allclose(state.episodes.returns, returns, rtol=1e-5)
+        np.testing.assert_array_equal(state.actor.episodes.lengths, lengths)
+        np.testing.assert_allclose(state.actor.episodes.returns, returns, rtol=1e-5)
 
 
 def test_environments_end_each_at_its_own_time(countdown):
@@ -190,7 +190,7 @@ def test_another_seed_gives_another_run(cartpole):
 def test_no_key_is_used_twice():
     agent = trpo_jax.make_trpo(KeyEcho(), CONFIG)
     state = agent.init(jax.random.key(0))
-    noise, seen = [], [np.asarray(state.obs).reshape(-1)]
+    noise, seen = [], [np.asarray(state.actor.obs).reshape(-1)]
     for _ in range(2):
         state, trajectory = agent.rollout(state)
         gaussian = trajectory.distribution

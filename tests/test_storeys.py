@@ -11,8 +11,10 @@ import trpo_jax
 
 ROOT = Path(trpo_jax.__file__).parent
 STOREYS = [
-    "config",
+    "common",
     "solver",
+    "config",
+    "spaces",
     "policies",
     "envs",
     "learner",
@@ -69,9 +71,9 @@ def test_the_reader_reads():
     assert "trpo_jax.learner.trpo" in MODULES
     assert "trpo_jax.envs.base" in IMPORTS["trpo_jax.learner.trpo"]
     assert "trpo_jax.config" in IMPORTS["trpo_jax"]
-    relative = ast.parse("def f():\n    from ..solver import trees\n    from . import value")
+    relative = ast.parse("def f():\n    from ..common import trees\n    from . import value")
     assert imports_of("trpo_jax.learner.trpo", relative) == {
-        "trpo_jax.solver.trees",
+        "trpo_jax.common.trees",
         "trpo_jax.learner.value",
     }
 
@@ -83,6 +85,11 @@ def test_knowledge_flows_down(module):
     for imported in IMPORTS[module]:
         assert imported in MODULES, f"{module} imports {imported}, which does not exist"
         assert STOREYS.index(storey(imported)) <= height, f"{module} imports {imported} from above"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if storey(name) == "solver"])
+def test_the_solver_knows_neither_settings_nor_reinforcement_learning(module):
+    assert {storey(imported) for imported in IMPORTS[module]} <= {"common", "solver"}
 
 
 def test_no_module_imports_itself_by_a_detour():
