@@ -75,7 +75,9 @@ def act(
     """
     spec = policy_view(observation_spec(parts.env))
     shapes = shapes_of(spec)
-    obs = jnp.asarray(obs) if is_shape(shapes) else policy_view(obs)
+    obs = policy_view(obs)
+    if is_shape(shapes):
+        obs = jnp.asarray(obs)
     lead = leading_axes(obs, shapes)
     batch = jax.tree.map(
         lambda leaf, kind: jnp.asarray(leaf, kind.dtype).reshape(-1, *kind.shape), obs, spec

@@ -16,7 +16,8 @@ from trpo_jax.learner.value import (
 )
 from trpo_jax.solver.damping import adapted_scale
 from trpo_jax.solver.line_search import Accept
-from trpo_jax.solver.trust_region import Preconditioner, trust_region_step
+from trpo_jax.solver.natural_step import Preconditioner
+from trpo_jax.solver.trust_region import trust_region_step
 
 
 def trust_region_settings(hparams: HParams, config: TRPOConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from trpo_jax.learner.policy_step import StepInfo
 from trpo_jax.learner.types import Batch, EpisodeProgress, Trajectory
 from trpo_jax.learner.value import ValueFitInfo
 from trpo_jax.policies.distributions import Distribution
-from trpo_jax.solver.trust_region import TrustRegionInfo
+from trpo_jax.solver.info import TrustRegionInfo
 
 KL_SPIKE = 5.0
 """A candidate with more than this many times max_kl is a spike."""

@@ -12,7 +12,7 @@ from trpo_jax.learner.batch import PreparedBatch
 from trpo_jax.learner.objective import make_objective
 from trpo_jax.learner.parts import Parts, PolicyStep
 from trpo_jax.learner.types import TrainState
-from trpo_jax.solver.trust_region import StepStatus, TrustRegionInfo
+from trpo_jax.solver.info import StepStatus, TrustRegionInfo
 
 
 class StepInfo(NamedTuple):

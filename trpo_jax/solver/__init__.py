@@ -3,18 +3,12 @@
 from trpo_jax.solver.conjugate_gradient import CGResult, cg_solve
 from trpo_jax.solver.curvature import gauss_newton_product, hvp, linearized_hvp
 from trpo_jax.solver.damping import adapted_scale
+from trpo_jax.solver.info import StepStatus, TrustRegionInfo
 from trpo_jax.solver.line_search import LineSearchResult, line_search, sufficient_improvement
+from trpo_jax.solver.local_model import LocalModel, local_model
+from trpo_jax.solver.natural_step import Proposal, natural_direction, natural_step
 from trpo_jax.solver.objective import Objective
-from trpo_jax.solver.trust_region import (
-    LocalModel,
-    Proposal,
-    StepStatus,
-    TrustRegionInfo,
-    local_model,
-    natural_direction,
-    natural_step,
-    trust_region_step,
-)
+from trpo_jax.solver.trust_region import trust_region_step
 
 __all__ = [
     "CGResult",

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.solver.trust_region import StepStatus, TrustRegionInfo
+from trpo_jax.solver.info import StepStatus, TrustRegionInfo
 
 GOOD_RATIO, BAD_RATIO = 0.75, 0.25
 FACTOR = 1.5

@@ -4,7 +4,7 @@ import numpy as np
 
 from trpo_jax.experiments.doctor.case import MOSTLY, OFTEN, Case
 from trpo_jax.experiments.doctor.findings import Finding
-from trpo_jax.solver.trust_region import StepStatus
+from trpo_jax.solver.info import StepStatus
 
 USUAL_ITERATIONS = 10
 """The article's least number of CG iterations; with fewer, a rest of a tenth draws a warning."""
