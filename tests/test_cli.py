@@ -252,7 +252,7 @@ def test_steps_may_be_written_as_2e6_and_none_in_any_case():
         parsed = parse(TrainArguments, words, "trpo-jax train", TrainArguments())
         assert parsed.total_steps == 2_000_000
         assert isinstance(parsed.total_steps, int)
-        assert parsed.config.curvature_chunk_size is None
+        assert parsed.config.chunk_size is None
         assert parsed.output.devices == 3
 
 
