@@ -258,3 +258,17 @@ def test_options_of_earlier_versions_still_work():
     assert (config.chunk_size, config.algorithm) == (64, "trpo_adaptive_damping")
     config = parse(TrainArguments, ["X", "--curvature-chunk-size=32"], "trpo-jax train").config
     assert config.chunk_size == 32
+
+
+def test_a_checkpoint_of_an_earlier_version_says_how_to_go_on(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("trpo_jax.experiments.checkpoints._FORMAT", 1)
+    words = "train CartPole-v1 --num-envs 2 --num-steps 8 --hidden-sizes 8 --total-steps 16".split()
+    words += ["--eval-every", "0", "--eval-episodes", "2", "--out", str(tmp_path / "old")]
+    assert main(words) == 0
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "old")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "has format 1" in error
+    assert "or train anew" in error
