@@ -267,6 +267,10 @@ def test_a_checkpoint_of_an_earlier_version_says_how_to_go_on(run, tmp_path, mon
     assert main(words) == 0
     monkeypatch.undo()
     capsys.readouterr()
+    before = {file: file.read_bytes() for file in (tmp_path / "old").glob("*.json")}
+    assert main(["train", "--resume", str(tmp_path / "old"), "--total-steps", "32"]) == 2
+    assert before == {file: file.read_bytes() for file in (tmp_path / "old").glob("*.json")}
+    capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "old")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -108,14 +108,12 @@ class _Session:
         self.devices = devices
         self.total = num_updates(run.spec.config, run.total_steps)
         self.eval_every = evaluation_interval(run, agent, self.total)
-        self.done, self._saved_at, self._signal = 0, 0.0, 0
+        self.done, self._saved_at, self._signal, self._begun = 0, 0.0, 0, False
         self._files = contextlib.ExitStack()
 
     def begin(self) -> None:
         """Read the last checkpoint, if there is one, and open the files."""
         run, is_first = self.run, self.devices.is_first
-        if is_first:
-            layout.write_run(run.path, run.spec, run.total_steps, run.options)
         self.checkpoints = Checkpoints(run.path / layout.CHECKPOINTS, run.options.keep)
         self._files.callback(self.checkpoints.close)
         found = is_first and self.checkpoints.restore_newest(
@@ -123,6 +121,9 @@ class _Session:
         )
         self.done, state = self.devices.from_first(*(found or (0, self.state)))
         self.state, self._saved = self.devices.spread(state), self.done
+        if is_first:  # not before: a state that cannot be read leaves the directory as it was
+            layout.write_run(run.path, run.spec, run.total_steps, run.options)
+        self._begun = True
         self.evaluations = Evaluations(run, self.agent, self.done, self.devices)
         self._files.callback(self.evaluations.close)
         self.loggers = _make_loggers(run, self.done, self._files) if is_first else []
@@ -177,7 +178,9 @@ class _Session:
         return Outcome(self.done, summary, None)
 
     def record_failure(self, error: Exception) -> None:
-        """Say in the run directory why it ended."""
+        """Say in the run directory why it ended, unless nothing was written to it yet."""
+        if not self._begun:
+            return
         with contextlib.suppress(OSError):
             self._write_status("failed", str(error)[:500])
 
