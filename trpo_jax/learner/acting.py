@@ -47,10 +47,23 @@ def network_input(parts: Parts, statistics: RunningStatistics, obs: Obs) -> Obs:
     """What the networks see: finite, normalised if configured, with masks that allow something."""
     obs = finite_or_zero(obs)
     if parts.config.normalize_observations:
-        obs = normalize(statistics, obs)
+        obs = normalize(_statistics_of(obs, statistics), obs)
     if isinstance(obs, Observation) and obs.action_mask is not None:
         obs = obs._replace(action_mask=_usable(obs.action_mask, parts.env.action_space))
     return obs
+
+
+def _statistics_of(obs: Obs, statistics: RunningStatistics) -> RunningStatistics:
+    """Those of the parts that an observation has: `act` does without the critic's."""
+
+    def part(tree: Any) -> Any:
+        if not isinstance(tree, Observation):
+            return tree
+        if not isinstance(obs, Observation):
+            return tree.policy
+        return tree if obs.critic is not None else tree._replace(critic=None)
+
+    return statistics.replace(mean=part(statistics.mean), variance=part(statistics.variance))
 
 
 def decide(

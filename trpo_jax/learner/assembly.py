@@ -67,6 +67,7 @@ def _foreign_policy(policy: Policy, config: TRPOConfig) -> Policy:
     update are those of the rollout; a Gaussian goes into a Box as the configuration says."""
 
     def finish(distribution: Any) -> Any:
+        require_distribution(distribution, "policy")
         if isinstance(distribution, DiagonalGaussian):
             return distribution.replace(bounds=config.action_bounds)
         return distribution
@@ -91,7 +92,7 @@ def _foreign_critic(critic: Critic) -> Critic:
         with jax.default_matmul_precision("highest"):
             values = critic.apply(params, obs)
         rows = jax.tree.leaves(obs)[0].shape[0]
-        return values[..., 0] if jnp.shape(values) == (rows, 1) else values
+        return values[..., 0] if getattr(values, "shape", None) == (rows, 1) else values
 
     return Critic(critic.init, apply)
 
@@ -118,7 +119,6 @@ def _require_policy_fits(parts: Parts) -> None:
     """Raise `ValueError` unless a policy returns a distribution over the environment's actions."""
     space, key = parts.env.action_space, jax.random.key(0)
     distribution = _tried(parts.policy, "policy", policy_view(example_observation(parts.env)))
-    require_distribution(distribution, "policy")
     if parts.config.curvature == "gauss_newton" and not hasattr(distribution, "fisher_product"):
         raise ValueError(
             f"curvature='gauss_newton' needs fisher_product, which {type(distribution).__name__} "

@@ -253,6 +253,6 @@ def _given_or_drawn(name: str, given: Any, draw: Any, key: jax.Array, example: A
     wanted = jax.eval_shape(draw, key, example)
     difference = trees.first_difference(given, wanted)
     if difference is not None:
-        raise ValueError(f"{name} has another structure than this agent's: {name}{difference}")
+        raise ValueError(f"{name} has another structure than this agent's: {name} {difference}")
     trees.require_like(name, given, wanted)
     return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), given, wanted)

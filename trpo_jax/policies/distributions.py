@@ -229,13 +229,18 @@ def require_distribution(value: Any, source: str) -> None:
             "return a trpo_jax.Distribution, such as trpo_jax.Categorical(logits)"
         )
     leaves = jax.tree.leaves(value)
-    strange = [leaf for leaf in leaves if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    kinds = [getattr(leaf, "dtype", type(leaf).__name__) for leaf in leaves]
+    strange = [kind for kind in kinds if isinstance(kind, str) or not _is_inexact(kind)]
     if strange or not leaves:
-        what = f"a leaf of {jnp.result_type(strange[0])}" if strange else "no array in it"
+        what = f"a leaf of {strange[0]}" if strange else "no array in it"
         raise ValueError(
             f"{source} returns a {type(value).__name__} with {what}; its parameters must be "
             "floating arrays of a pytree (derive it from flax.struct.PyTreeNode)"
         )
+
+
+def _is_inexact(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.inexact)
 
 
 def to_box(distribution: Any, action: jax.Array, space: Box) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import InvalidRngError
 from jax.custom_batching import sequential_vmap
 
 from trpo_jax.policies.distributions import (
@@ -126,7 +127,11 @@ def _of_linen(module: nn.Module, method: str | None) -> Functions:
         return {"params": variables.get("params", {})}
 
     def apply(params: Params, obs: Any) -> Any:
-        return module.apply({"params": params["params"]}, obs, method=method)
+        try:
+            return module.apply({"params": params["params"]}, obs, method=method)
+        except InvalidRngError as error:
+            first_line = str(error).partition(" (https")[0]
+            raise ValueError(_MUTABLE.format(type(module).__name__, first_line)) from None
 
     return init, apply
 
