@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from problems import changed_step
 
 import trpo_jax
 from trpo_jax import HParams, TRPOConfig, UpdateMetrics
@@ -12,17 +13,6 @@ from trpo_jax.envs.base import Environment
 
 SILENT = "nothing severe"
 """What is expected of a training without a fault."""
-
-
-def as_collected(trajectory: Any, previous: Any, update: jax.Array) -> Any:
-    """The trajectory as it is."""
-    del previous, update
-    return trajectory
-
-
-def as_initialised(state: Any) -> Any:
-    """The state as it is."""
-    return state
 
 
 class Training(NamedTuple):
@@ -34,9 +24,9 @@ class Training(NamedTuple):
     config: TRPOConfig
     hparams: HParams
     policy_step: Callable[..., Any] = trpo_jax.trust_region_step
-    spoil_state: Callable[[Any], Any] = as_initialised
+    spoil_state: Callable[[Any], Any] = lambda state: state
     """First state -> the one that training begins with."""
-    spoil_data: Callable[[Any, Any, jax.Array], Any] = as_collected
+    spoil_data: Callable[[Any, Any, jax.Array], Any] = lambda new, old, update: new
     """(trajectory, the one before, number of the update) -> what is learned from."""
 
 
@@ -71,24 +61,6 @@ def settings(env_id: str, **changes) -> tuple[Environment, TRPOConfig, HParams]:
     return trpo_jax.make_env(env_id), config.replace(**static), hparams.replace(**traced)
 
 
-def with_batch(change: Callable[[Any], Any]) -> Callable[..., Any]:
-    """A policy step on a changed batch."""
-
-    def step(objective, params, batch, hparams, config):
-        return trpo_jax.trust_region_step(objective, params, change(batch), hparams, config)
-
-    return step
-
-
-def with_objective(change: Callable[[Any], Any]) -> Callable[..., Any]:
-    """A policy step on a changed objective."""
-
-    def step(objective, params, batch, hparams, config):
-        return trpo_jax.trust_region_step(change(objective), params, batch, hparams, config)
-
-    return step
-
-
 def stale_batches(env_id: str) -> Training:
     """Every update learns from the batch of the update before."""
     return Training("off_policy", *settings(env_id), spoil_data=lambda new, old, update: old)
@@ -96,7 +68,7 @@ def stale_batches(env_id: str) -> Training:
 
 def wrong_sign(env_id: str) -> Training:
     """The advantages have the wrong sign."""
-    step = with_batch(lambda batch: batch.replace(advantage=-batch.advantage))
+    step = changed_step(batch=lambda batch: batch.replace(advantage=-batch.advantage))
     return Training("biased_advantages", *settings(env_id), policy_step=step)
 
 
@@ -108,7 +80,7 @@ def favoured_action(env_id: str) -> Training:
         favoured = action == 0 if jnp.issubdtype(action.dtype, jnp.integer) else action > 0
         return batch.replace(advantage=batch.advantage + 3.0 * favoured)
 
-    return Training("biased_advantages", *settings(env_id), policy_step=with_batch(favour))
+    return Training("biased_advantages", *settings(env_id), policy_step=changed_step(batch=favour))
 
 
 def frozen_critic(env_id: str) -> Training:
@@ -142,7 +114,9 @@ def fisher_of_few_states(env_id: str) -> Training:
         return objective._replace(fisher_product=product)
 
     return Training(
-        "singular_curvature", *settings(env_id, cg_damping=0.0), policy_step=with_objective(few)
+        "singular_curvature",
+        *settings(env_id, cg_damping=0.0),
+        policy_step=changed_step(objective=few),
     )
 
 
@@ -206,7 +180,9 @@ def entropy_collapse(env_id: str) -> Training:
 
         return objective._replace(gain=gain)
 
-    return Training("entropy_collapse", *settings(env_id), policy_step=with_objective(punish))
+    return Training(
+        "entropy_collapse", *settings(env_id), policy_step=changed_step(objective=punish)
+    )
 
 
 def healthy(env_id: str) -> Training:
