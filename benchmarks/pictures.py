@@ -39,9 +39,9 @@ def bars(axis, labels: Sequence[str], series: Mapping[str, Sequence[float]], **s
     return drawn
 
 
-def save(figure, path: Path) -> str:
+def save(figure, path: Path, title: str | None = None) -> str:
     """Write a picture; returns how a report shows it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
-    return f"![{path.stem}]({path.name})"
+    return f"![{title or path.stem}]({path.name})"
