@@ -122,6 +122,12 @@ def evaluate(objective: Objective, params: Any, batch: Batch) -> tuple[jax.Array
     return gain, jnp.sum(weight * objective.divergence(outputs, batch)) / jnp.sum(weight)
 
 
+def one_step(step: PolicyStep, objective: Objective, params: Any, batch: Batch, hparams=HParams()):  # noqa: B008
+    """(params, state, info) of a step from a fresh state."""
+    given = params, step.init(params), batch, hparams, TRPOConfig()
+    return step.apply(jax.random.key(0), objective, *given)
+
+
 def with_learning_rate(state: TrainState, learning_rate: jax.Array | float) -> TrainState:
     """The state of a run whose baseline goes on with another step size; it may be traced."""
     adam = state.policy_step_state

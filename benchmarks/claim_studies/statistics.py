@@ -56,9 +56,8 @@ def over_seeds(samples: np.ndarray, statistic=interquartile_mean) -> Estimate:
     value = float(statistic(samples))
     if np.ptp(samples) == 0:
         return Estimate(value, value, value)
-    interval = bootstrap(
-        (samples,), statistic, n_resamples=_RESAMPLES, method="percentile", rng=0
-    ).confidence_interval
+    settings = {"n_resamples": _RESAMPLES, "method": "percentile", "rng": 0}
+    interval = bootstrap((samples,), statistic, **settings).confidence_interval
     return Estimate(value, float(interval.low), float(interval.high))
 
 
