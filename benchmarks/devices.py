@@ -255,7 +255,8 @@ def main() -> None:
         name, *rest = arguments.work
         print(json.dumps(MEASUREMENTS[name][0](*rest)))
         return
-    for name in [arguments.only] if arguments.only else SECTIONS:
+    only = "collectives" if arguments.quick else arguments.only
+    for name in [only] if only else SECTIONS:
         done = report.keep(arguments.out, {name: measure(name)})
     sections = [section(done[name]) for name, section in SECTIONS.items() if name in done]
     report.write(arguments.out, "Several devices", *sections)

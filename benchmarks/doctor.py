@@ -75,7 +75,7 @@ def row(label: str, training: Training, diagnoses: list[trpo_jax.Diagnosis]) -> 
     """One row of the table."""
     right = sum(is_right(training, each) for each in diagnoses)
     cells = {
-        "injected": label.replace("_", " "),
+        "injected": "nothing" if training.expected == SILENT else label.replace("_", " "),
         "environment": training.env.name,
         "right": f"{training.expected}: {right} of {len(diagnoses)}",
         "main findings": counted([f for each in diagnoses for f in each.findings[:1]]) or "–",
@@ -96,15 +96,16 @@ def confusion_table(
 ) -> tuple[list[dict[str, str]], int, int]:
     """The rows, how many faulty runs got their name, how many healthy ones a severe finding."""
     faulty = [(f.__name__, f(env_id)) for f, env_ids in FAULTS.items() for env_id in env_ids]
+    sound = [("healthy", healthy(env_id)) for env_id in HEALTHY]
+    if arguments.quick:
+        faulty, sound = faulty[:1], sound[:1]
     rows, right, false_alarms = [], 0, 0
-    for label, training in [*faulty, *(("nothing", healthy(env_id)) for env_id in HEALTHY)]:
+    for label, training in [*faulty, *sound]:
         size = arguments.seeds, arguments.updates
         if training.expected == SILENT:
             updates = arguments.healthy_steps // training.config.batch_size
-            label_of_file, size = "healthy", (arguments.healthy_seeds, updates)
-        else:
-            label_of_file = label
-        diagnoses = diagnose(training, histories(label_of_file, training, *size, directory))
+            size = arguments.healthy_seeds, updates
+        diagnoses = diagnose(training, histories(label, training, *size, directory))
         rows.append(row(label, training, diagnoses))
         if training.expected == SILENT:
             false_alarms += sum(each.severe for each in diagnoses)
@@ -121,6 +122,9 @@ def main() -> None:
     parser.add_argument("--healthy-steps", type=int, default=100_000)
     parser.add_argument("--histories", type=Path, help="directory in which records are kept")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.seeds = arguments.healthy_seeds = 1
+        arguments.updates, arguments.healthy_steps = 3, 8192
     with tempfile.TemporaryDirectory() as temporary:
         directory = arguments.histories or Path(temporary)
         directory.mkdir(parents=True, exist_ok=True)

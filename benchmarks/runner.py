@@ -133,6 +133,7 @@ def seconds_to_first_update(directory: Path, name: str) -> float:
             raise RuntimeError(process.stderr.read().decode())
         time.sleep(0.005)
     seconds = time.perf_counter() - started
+    process.terminate()
     process.wait()
     return seconds
 

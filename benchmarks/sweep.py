@@ -24,6 +24,7 @@ from trpo_jax.cli import main as command
 from trpo_jax.experiments.sweep import SweepResult
 
 AXES = "--max-kl 0.003 0.01 0.03 0.1 --gae-lambda 0.8 0.9 0.95 0.98"
+QUICK_AXES = "--max-kl 0.003 0.03 --gae-lambda 0.9 0.98 --num-envs 2 --num-steps 16"
 SMALL = trpo_jax.TRPOConfig(num_envs=4, num_steps=64, hidden_sizes=(32,))
 GRID = {"max_kl": [0.003, 0.03], "gae_lambda": [0.9, 0.98]}
 SEEDS = (0, 1, 2)
@@ -38,7 +39,10 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=256)
     arguments = parser.parse_args()
     size = arguments.seeds, arguments.total_steps, arguments.episodes
-    sections = from_the_command_line(*(1, 2048, 2) if arguments.quick else size)
+    if arguments.quick:
+        sections = from_the_command_line(QUICK_AXES, 1, 128, 2)
+    else:
+        sections = from_the_command_line(AXES, *size)
     report.write(
         arguments.out,
         "Sweeps",
@@ -53,9 +57,9 @@ def main() -> None:
     )
 
 
-def from_the_command_line(seeds: int, total_steps: int, episodes: int) -> list[str]:
+def from_the_command_line(axes: str, seeds: int, total_steps: int, episodes: int) -> list[str]:
     """The sweep as a user types it: programs, seconds, table, and its best lane evaluated."""
-    words = f"sweep CartPole-v1 {AXES} --seeds {seeds} --total-steps {total_steps}"
+    words = f"sweep CartPole-v1 {axes} --seeds {seeds} --total-steps {total_steps}"
     out = Path(tempfile.mkdtemp()) / "sweep"
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
     with compiled_programs() as programs:
