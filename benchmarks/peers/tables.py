@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from turns import STILL
 Entry = dict[str, Any]
 Study = dict[str, Any]
 Results = dict[str, dict[str, Study]]
+Rows = list[dict[str, Any]]
 
 INTRODUCTION = """\
 Written by `python benchmarks/compare_peers.py`, study by study; each has its command, date and
@@ -36,41 +37,77 @@ unless it says otherwise."""
 def write(path: Path, results: Results) -> None:
     """Write the report and its picture; only of what there is."""
     sections = []
-    for name, build in _SECTIONS.items():
-        heading, text, rows, *more = build(results)
+    for name, (heading, text, rows_of) in _SECTIONS.items():
+        rows = rows_of(results) if callable(rows_of) else _simple_rows(results, name, rows_of)
         if rows:
-            sections += [f"## {heading}", text, report.records(rows), *more]
+            sections += [f"## {heading}", text, report.records(rows)]
+        if rows and name == "update":
+            sections += [_SAME_UPDATE, report.records(_meaning(results))]
         if rows and name in results:
-            runs = _runs(results) if name == "learning" else results[name]
-            sections.append(stamps(runs))
+            sections.append(stamps(_runs(results) if name == "learning" else results[name]))
     if results.get("learning"):
         picture_path = path.with_suffix(".png")
         sections.append(picture.draw(picture_path, results, seconds_per_update))
     report.write(path, "Beside the peers", INTRODUCTION, *sections, stamp=False)
 
 
-def each_peer(results: Results, name: str, what: str = "environment") -> Iterator:
-    """(first cells of a row, study, entry, trpo_jax's entry) of all peers in a study."""
-    for label, study in results.get(name, {}).items():
+def _simple_rows(results: Results, name: str, columns: dict[str, Callable]) -> Rows:
+    """A row for each peer; columns {header: (entry, trpo_jax's entry, size of a batch) -> cell}."""
+    rows = []
+    for env_id, study in results.get(name, {}).items():
+        ours, settings = study["peers"].get("trpo_jax"), study.get("settings", {})
+        batch = settings.get("num_envs", 0) * settings.get("num_steps", 0)
         for peer, entry in study["peers"].items():
-            yield {what: label, "peer": title(peer)}, study, entry, study["peers"].get("trpo_jax")
+            if name != "dynamics" or entry is not ours:
+                cells = {header: cell(entry, ours, batch) for header, cell in columns.items()}
+                rows.append({"environment": env_id, "peer": title(peer), **cells})
+    return rows
 
 
-def relative(entry: Entry, ours: Entry | None, kind: str) -> str:
+def _relative(kind: str) -> Callable[..., str]:
     """A cost of a peer as a multiple of ours."""
-    return f"{entry[kind] / ours[kind]:.2f}" if ours and ours[kind] else ""
+    return lambda entry, ours, *_: f"{entry[kind] / ours[kind]:.2f}" if ours and ours[kind] else ""
 
 
-def disturbance(entry: Entry) -> dict[str, str]:
-    """What others took of the cores, and how many timings were used."""
-    used = f"{entry['used']} of {entry['of']}"
-    return {"others": f"{100 * entry['others']:.0f} %", "timings used": used}
+def _milliseconds(kind: str, digits: int = 1) -> Callable[..., str]:
+    return lambda entry, *_: f"{1e3 * entry[kind]:.{digits}f}"
 
 
-def _ms(study: Study, entry: Entry, digits: int) -> dict[str, str]:
-    each, settings = entry["seconds_per_update"], study["settings"]
-    rate = settings["num_envs"] * settings["num_steps"] / each
-    return {"ms per iteration": f"{1e3 * each:.{digits}f}", "steps/s": f"{rate:,.0f}"}
+def _seconds(kind: str, digits: int = 1) -> Callable[..., str]:
+    return lambda entry, *_: f"{entry[kind]:.{digits}f}"
+
+
+def _rate(entry: Entry, ours: Entry, batch: int) -> str:
+    return f"{batch / entry['seconds_per_update']:,.0f}"
+
+
+_DISTURBANCE = {
+    "others": lambda entry, *_: f"{100 * entry['others']:.0f} %",
+    "timings used": lambda entry, *_: f"{entry['used']} of {entry['of']}",
+}
+_SPEED = {
+    "ms per iteration": _milliseconds("seconds_per_update"),
+    "steps/s": _rate,
+    "CPU ms": _milliseconds("cpu_seconds_per_update"),
+    "CPU time relative to trpo_jax": _relative("cpu_seconds_per_update"),
+    **_DISTURBANCE,
+}
+_START = {
+    "s": _seconds("seconds"),
+    "CPU s": _seconds("cpu_seconds"),
+    "CPU time relative to trpo_jax": _relative("cpu_seconds"),
+    **_DISTURBANCE,
+}
+_BRAX = {
+    "ms per iteration": _milliseconds("seconds_per_update", 0),
+    "steps/s": _rate,
+    "time relative to trpo_jax": _relative("seconds_per_update"),
+    "compilation, s": _seconds("compile_seconds", 0),
+}
+_DYNAMICS = {
+    "largest difference": lambda entry, *_: f"{entry['difference']:.1e}",
+    "time limit": lambda entry, *_: str(entry["max_episode_steps"]),
+}
 
 
 def stamps(studies: dict[str, Study]) -> str:
@@ -206,61 +243,14 @@ def goals_met(results: Results) -> list[dict[str, str]]:
     ]
 
 
-def _goals(results: Results):
-    return (
-        "Goals",
-        "Each is held against what was measured below, no more: where that is CPU time, of a "
-        "PyTorch peer with one thread, a still machine and a thread per core may say otherwise.",
-        goals_met(results),
-    )
-
-
-def _speed(results: Results):
-    rows = [
-        first
-        | _ms(study, entry, 1)
-        | {
-            "CPU ms": f"{1e3 * entry['cpu_seconds_per_update']:.1f}",
-            "CPU time relative to trpo_jax": relative(entry, ours, "cpu_seconds_per_update"),
-        }
-        | disturbance(entry)
-        for first, study, entry, ours in each_peer(results, "speed")
-    ]
-    return (
-        "End to end: rollout and update",
-        "CPU ms: of all threads of the process, the median of all timings.",
-        rows,
-    )
-
-
-def _start(results: Results):
-    rows = [
-        first
-        | {
-            "s": f"{entry['seconds']:.1f}",
-            "CPU s": f"{entry['cpu_seconds']:.1f}",
-            "CPU time relative to trpo_jax": relative(entry, ours, "cpu_seconds"),
-        }
-        | disturbance(entry)
-        for first, _, entry, ours in each_peer(results, "start")
-    ]
-    return (
-        "Cold start",
-        "From the start of the process to the end of its first training (2 iterations), less what "
-        "the same training takes the second time: imports, environment, networks and compilation, "
-        "without a compilation cache.",
-        rows,
-    )
-
-
-def _solved(results: Results):
+def _solved(results: Results) -> Rows:
     rows = []
     for env_id, study in results.get("learning", {}).items():
         _, times = solved_times(results, env_id)
         ours = times.get("trpo_jax", {"training": math.nan, "cold": math.nan})
         for name, found in times.items():
             each = [solved_at(curve, study["goal"]) for curve in study["curves"][name].values()]
-            row = {
+            rows.append({
                 "environment": f"{env_id} ≥ {study['goal']['threshold']:.0f}",
                 "peer": TITLES[base_of(name)],
                 "updates needed, per seed": " ".join(_number(value, 0) for value in each),
@@ -268,18 +258,8 @@ def _solved(results: Results):
                 "times ours": _number(found["training"] / ours["training"], 1),
                 "cold, s": _number(found["cold"], 1),
                 "times ours, cold": _number(found["cold"] / ours["cold"], 1),
-            }
-            rows.append(row)
-    return (
-        "Time to a solved environment",
-        "Solved at the first evaluation (32 deterministic episodes, every 2 updates on CartPole, "
-        "every 4 elsewhere, seed by seed) whose mean return reaches the threshold; evaluations are "
-        "not timed. Seconds: the median over seeds of the updates needed, times the seconds per "
-        "iteration of the table above (CPU seconds, unless the machine was still for all of them). "
-        "Cold: with the cold start of the table above. Never: not within the steps of the next "
-        "table, at the common settings; no peer was tuned.",
-        rows,
-    )
+            })  # fmt: skip
+    return rows
 
 
 def _number(value: float, digits: int) -> str:
@@ -289,16 +269,14 @@ def _number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "never"
 
 
-def _returns(results: Results):
+def _returns(results: Results) -> Rows:
     rows = []
     for env_id, study in results.get("learning", {}).items():
         batch = study["settings"]["num_envs"] * study["settings"]["num_steps"]
         for name, curves in study["curves"].items():
             length = min(len(curve) for curve in curves.values())
             row = {
-                "environment": env_id,
-                "peer": TITLES[base_of(name)],
-                "seeds": str(len(curves)),
+                **{"environment": env_id, "peer": TITLES[base_of(name)], "seeds": len(curves)},
                 "steps": f"{batch * study['goal']['every'] * length:,}",
             }
             marks = {"after ¼": length // 4, "after ½": length // 2, "at the end": length}
@@ -307,97 +285,101 @@ def _returns(results: Results):
                 row[column] = f"{mean:.1f}"
             worst = min(curve[length - 1] for curve in curves.values())
             rows.append(row | {"worst seed": f"{worst:.1f}"})
-    return (
+    return rows
+
+
+def _update(results: Results) -> Rows:
+    names = {"none": "none", "minibatch": "10 epochs of 128", "full": "10 steps, full batch"}
+    columns = {
+        "ms": _milliseconds("seconds"),
+        "CPU ms": _milliseconds("cpu_seconds"),
+        "CPU time relative to trpo_jax": _relative("cpu_seconds"),
+    }
+    rows = []
+    for label, study in results.get("update", {}).items():
+        ours = study["peers"].get("trpo_jax", {"fits": {}})["fits"]
+        for name, entry in study["peers"].items():
+            for fit, timing in entry["fits"].items():
+                error = "" if fit == "none" else f"{timing['value_error']:.3f}"
+                rows.append({
+                    **{"batch": label, "peer": title(name), "value fit": names[fit]},
+                    **{header: cell(timing, ours.get(fit)) for header, cell in columns.items()},
+                    "value error": error,
+                    **{header: cell(timing) for header, cell in _DISTURBANCE.items()},
+                })  # fmt: skip
+    return rows
+
+
+def _meaning(results: Results) -> Rows:
+    return [
+        {
+            **{"batch": label, "peer": title(name)},
+            "KL with δ = 0.01 as it is": f"{entry['kl_as_it_is']:.4f}",
+            "KL with joint δ = 0.01": f"{entry['kl']:.4f}",
+            "improvement": f"{entry['improvement']:.4f}",
+            "distance": f"{entry['distance']:.1e}" if "distance" in entry else "",
+        }
+        for label, study in results["update"].items()
+        for name, entry in study["peers"].items()
+        if "@" not in name or base_of(name) not in study["peers"]
+    ]
+
+
+_SAME_UPDATE = """\
+Is it the same update? KL (summed over action dimensions) and improvement of the \
+surrogate are computed by NumPy in float64 from the weights that each peer returned; the \
+distance is ‖θ − θ_trpo_jax‖ / ‖θ_trpo_jax − θ_old‖. With δ = 0.01 as it is, sb3-contrib bounds \
+the *mean* over dimensions; with δ and damping divided by their number it makes our step."""
+_SECTIONS = {
+    "goals": (
+        "Goals",
+        "Each is held against what was measured below, no more: where that is CPU time, of a "
+        "PyTorch peer with one thread, a still machine and a thread per core may say otherwise.",
+        goals_met,
+    ),
+    "speed": (
+        "End to end: rollout and update",
+        "CPU ms: of all threads of the process, the median of all timings.",
+        _SPEED,
+    ),
+    "start": (
+        "Cold start",
+        "From the start of the process to the end of its first training (2 iterations), less what "
+        "the same training takes the second time: imports, environment, networks and compilation, "
+        "without a compilation cache.",
+        _START,
+    ),
+    "solved": (
+        "Time to a solved environment",
+        "Solved at the first evaluation (32 deterministic episodes, every 2 updates on CartPole, "
+        "every 4 elsewhere, seed by seed) whose mean return reaches the threshold; evaluations are "
+        "not timed. Seconds: the median over seeds of the updates needed, times the seconds per "
+        "iteration of the table above (CPU seconds, unless the machine was still for all of them). "
+        "Cold: with the cold start of the table above. Never: not within the steps of the next "
+        "table, at the common settings; no peer was tuned.",
+        _solved,
+    ),
+    "learning": (
         "Return at equal numbers of steps",
         "Mean over seeds of the same evaluations, after a quarter, a half and all of the steps.",
-        rows,
-    )
-
-
-_FITS = {"none": "none", "minibatch": "10 epochs of 128", "full": "10 steps, full batch"}
-
-
-def _update(results: Results):
-    times, meaning = [], []
-    for label, study in results.get("update", {}).items():
-        peers = study["peers"]
-        for name, entry in peers.items():
-            first = {"batch": label, "peer": title(name)}
-            for fit, timing in entry["fits"].items():
-                ours = peers.get("trpo_jax", {}).get("fits", {}).get(fit)
-                row = {
-                    "value fit": _FITS[fit],
-                    "ms": f"{1e3 * timing['seconds']:.1f}",
-                    "CPU ms": f"{1e3 * timing['cpu_seconds']:.1f}",
-                    "CPU time relative to trpo_jax": relative(timing, ours, "cpu_seconds"),
-                    "value error": "" if fit == "none" else f"{timing['value_error']:.3f}",
-                }
-                times.append(first | row | disturbance(timing))
-            if "@" not in name or base_of(name) not in peers:
-                row = {
-                    "KL with δ = 0.01 as it is": f"{entry['kl_as_it_is']:.4f}",
-                    "KL with joint δ = 0.01": f"{entry['kl']:.4f}",
-                    "improvement": f"{entry['improvement']:.4f}",
-                    "distance": f"{entry['distance']:.1e}" if "distance" in entry else "",
-                }
-                meaning.append(first | row)
-    return (
+        _returns,
+    ),
+    "update": (
         "One update alone, on the same batch from the same weights",
         "Batches are made by `peers/given.py`. Without compilation; the value error is that of the "
         "critic after its fit.",
-        times,
-        "Is it the same update? KL (summed over action dimensions) and improvement of the "
-        "surrogate are computed by NumPy in float64 from the weights that each peer returned; the "
-        "distance is ‖θ − θ_trpo_jax‖ / ‖θ_trpo_jax − θ_old‖. With δ = 0.01 as it "
-        "is, sb3-contrib bounds the *mean* over dimensions; with δ and damping divided by their "
-        "number it makes our step.",
-        report.records(meaning),
-    )
-
-
-def _brax(results: Results):
-    rows = [
-        first
-        | _ms(study, entry, 0)
-        | {
-            "time relative to trpo_jax": relative(entry, ours, "seconds_per_update"),
-            "compilation, s": f"{entry['compile_seconds']:.0f}",
-        }
-        for first, study, entry, ours in each_peer(results, "brax")
-    ]
-    return (
+        _update,
+    ),
+    "brax": (
         "Beside brax's own PPO",
         "Spring backend, 32 environments × 64 steps, minibatch 128, 10 epochs.",
-        rows,
-    )
-
-
-def _dynamics(results: Results):
-    rows = [
-        first
-        | {
-            "largest difference": f"{entry['difference']:.1e}",
-            "time limit": str(entry["max_episode_steps"]),
-        }
-        for first, _, entry, ours in each_peer(results, "dynamics")
-        if entry is not ours
-    ]
-    return (
+        _BRAX,
+    ),
+    "dynamics": (
         "Same environments",
         "One step from 200 random states each: the largest difference from trpo_jax in any "
         "observation, reward or termination, and the time limit (ours: 500, 500, 200).",
-        rows,
-    )
-
-
-_SECTIONS = {
-    "goals": _goals,
-    "speed": _speed,
-    "start": _start,
-    "solved": _solved,
-    "learning": _returns,
-    "update": _update,
-    "brax": _brax,
-    "dynamics": _dynamics,
+        _DYNAMICS,
+    ),
 }
-"""In the order of the report: results -> (heading, text, rows, more)."""
+"""In the order of the report: heading, text, and columns or results -> rows."""
