@@ -1,4 +1,4 @@
-"""Several devices: collectives per update, the same run, weak scaling, the fit of the critic.
+"""Several devices: collectives per update, the same run, weak scaling.
 
 python benchmarks/devices.py [--only MEASUREMENT]
 
@@ -12,15 +12,11 @@ import sys
 from collections import Counter
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-import problems
 import report
 from collectives import collectives
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from problems import Shape
+from jax.sharding import Mesh
 from timing import best_of, compiled
 
 import trpo_jax
@@ -112,70 +108,11 @@ def weak_scaling() -> list[dict]:
     return [{"devices": number, "batch": config.batch_size, "ms per update": ms}]
 
 
-def value_fits() -> list[dict]:
-    """The value fit as it is, against one whose minibatches are split over the devices."""
-    problem = problems.make_problem(Shape(8192, 3, 1, (64, 64)))
-    batch = jax.device_put(problem.batch, NamedSharding(mesh_of_all(), PartitionSpec("devices")))
-    key, apply = jax.random.key(2), problem.critic.apply
-    optimizer = problems.start_of_fit(problem.value_params)
-    collected = problems.value_fit(apply, epochs=10, minibatch=128)
-    fits = {
-        "collected once, fitted on every device (as it is)": lambda params, batch: collected(
-            key, params, optimizer, batch
-        )[0],
-        "every minibatch split over the devices": lambda params, batch: divided_fit(
-            key, params, apply, batch.obs, batch.value_target, num_epochs=10, minibatch_size=128
-        ),
-    }
-    rows = []
-    for name, fit in fits.items():
-        call = compiled(fit, problem.value_params, batch)
-        found = collectives(call.func.as_text())
-        count = sum(10 * 8192 // 128 if one.in_loop else 1 for one in found)
-        row = {"devices": jax.device_count(), "value fit": name, "collectives": count}
-        rows.append(row | {"ms": f"{1e3 * best_of(call, 5):.0f}"})
-    return rows
-
-
-def divided_fit(key, params, apply, obs, target, *, num_epochs: int, minibatch_size: int):
-    """Every device shuffles its own rows and gives its part of each minibatch."""
-    parts, batch_size = jax.device_count(), target.shape[0]
-    start, unravel = ravel_pytree(params)
-    adam = optax.scale_by_adam()
-
-    def minibatches(key: jax.Array, leaf: jax.Array) -> jax.Array:
-        rows = leaf.reshape(parts, batch_size // parts, *leaf.shape[1:])
-        rows = rows[:, jax.random.permutation(key, batch_size // parts)]
-        cut = rows.reshape(parts, -1, minibatch_size // parts, *leaf.shape[1:])
-        return cut.swapaxes(0, 1).reshape(-1, minibatch_size, *leaf.shape[1:])
-
-    def loss(flat: jax.Array, rows: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return jnp.mean((apply(unravel(flat), rows[0]) - rows[1]) ** 2)
-
-    def step(carry, rows):
-        flat, state = carry
-        direction, state = adam.update(jax.grad(loss)(flat, rows), state)
-        return (flat - 1e-3 * direction, state), None
-
-    def epoch(carry, key):
-        return jax.lax.scan(step, carry, (minibatches(key, obs), minibatches(key, target)))
-
-    keys = jax.random.split(key, num_epochs)
-    (fitted, _), _ = jax.lax.scan(epoch, (start, adam.init(start)), keys)
-    return unravel(fitted)
-
-
+_SAME_RUN = ("CartPole-v1", "Catch-bsuite", "MountainCarContinuous-v0", "Pendulum-v1")
 MEASUREMENTS = {
     "collectives": (count_collectives, [(8,)]),
-    "same_run": (
-        same_run,
-        [
-            (8, env_id)
-            for env_id in ("CartPole-v1", "Catch-bsuite", "MountainCarContinuous-v0", "Pendulum-v1")
-        ],
-    ),
+    "same_run": (same_run, [(8, env_id) for env_id in _SAME_RUN]),
     "weak_scaling": (weak_scaling, [(1,), (2,), (4,), (8,)]),
-    "value_fits": (value_fits, [(2,), (8,)]),
 }
 """What gives rows, and with which numbers of devices and arguments."""
 
@@ -185,70 +122,61 @@ def measure(name: str) -> list[dict]:
     rows = []
     for num_devices, *arguments in MEASUREMENTS[name][1]:
         flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}"}
-        output = subprocess.run(
-            [sys.executable, __file__, "--work", name, *arguments],
-            env={**os.environ, **flags, "JAX_PLATFORMS": "cpu"},
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        ).stdout
+        command = [sys.executable, __file__, "--work", name, *arguments]
+        environment = {**os.environ, **flags, "JAX_PLATFORMS": "cpu"}
+        settings = {"stdout": subprocess.PIPE, "text": True, "check": True}
+        output = subprocess.run(command, env=environment, **settings).stdout
         rows += json.loads(output.splitlines()[-1])
     return rows
 
 
-def collectives_section(rows: list[dict]) -> str:
-    static = sum(row["in the program"] for row in rows)
-    dynamic = sum(row["runs of each per update"] * row["in the program"] for row in rows)
-    return (
-        f"## Collectives of one update\n\n8 devices, CartPole-v1, `{NORMALIZED}`; "
-        f"{static} in the compiled program, {dynamic} per update. The compiler merges sums that "
-        "are ready together; such a one stands at the part of its first. Steps of the "
-        f"environments and minibatches of the critic need none.\n\n{report.records(rows)}"
-    )
-
-
-def same_run_section(rows: list[dict]) -> str:
-    return (
-        f"## The same run\n\n8 devices against one: ‖θ₁ − θ₈‖ / ‖θ₁‖ of policy and critic together "
-        f"after {UPDATES} updates, the largest of seeds 0, 1, 2; `{SMALL}`. Sums over several "
-        "devices round otherwise than sums over one, by 1e-7. An environment whose motion "
-        "amplifies small differences (Pendulum) amplifies these too, and so does an action that "
-        f"is drawn from a discrete policy and falls on the edge.\n\n{report.records(rows)}"
-    )
-
-
-def scaling_section(rows: list[dict]) -> str:
-    base = float(rows[0]["ms per update"])
-    efficiencies = [f"{base / float(row['ms per update']):.2f}" for row in rows]
-    column = "efficiency: time of one / time"
-    rows = [row | {column: each} for row, each in zip(rows, efficiencies, strict=True)]
-    return (
-        f"## Weak scaling\n\nPendulum-v1, {ENVS_PER_DEVICE} environments × 128 "
-        f"steps per device, minibatches that grow alike. The devices are virtual ones of a CPU "
-        f"with {os.cpu_count()} cores, which one device uses in part already: beyond "
-        f"{os.cpu_count()} of them the table shows what the partitioned program costs when it "
-        f"gets no more hardware, not how it scales.\n\n{report.records(rows)}"
-    )
-
-
-def fits_section(rows: list[dict]) -> str:
-    return (
-        "## How the critic is fitted\n\n8192 transitions, 10 epochs, minibatches of 128, 64 × 64."
-        f"\n\n{report.records(rows)}"
-    )
-
-
-SECTIONS = {
-    "collectives": collectives_section,
-    "same_run": same_run_section,
-    "weak_scaling": scaling_section,
-    "value_fits": fits_section,
-}
+def sections(done: dict[str, list[dict]]) -> list[str]:
+    """What has been measured, in words and tables."""
+    texts = {}
+    if rows := done.get("collectives"):
+        static = sum(row["in the program"] for row in rows)
+        dynamic = sum(row["runs of each per update"] * row["in the program"] for row in rows)
+        texts["Collectives of one update"] = (
+            rows,
+            (
+                f"8 devices, CartPole-v1, `{NORMALIZED}`; {static} in the compiled program, {dynamic} "
+                "per update. The compiler merges sums that are ready together; such a one stands at "
+                "the part of its first. Steps of the environments and minibatches of the critic need "
+                "none."
+            ),
+        )
+    if rows := done.get("same_run"):
+        texts["The same run"] = (
+            rows,
+            (
+                "8 devices against one: ‖θ₁ − θ₈‖ / ‖θ₁‖ of policy and critic together "
+                f"after {UPDATES} updates, the largest of seeds 0, 1, 2; `{SMALL}`. Sums over several "
+                "devices round otherwise than sums over one, by 1e-7. An environment whose motion "
+                "amplifies small differences (Pendulum) amplifies these too, and so does an action "
+                "that is drawn from a discrete policy and falls on the edge."
+            ),
+        )
+    if rows := done.get("weak_scaling"):
+        base = float(rows[0]["ms per update"])
+        for row in rows:
+            efficiency = base / float(row["ms per update"])
+            row["efficiency: time of one / time"] = f"{efficiency:.2f}"
+        texts["Weak scaling"] = (
+            rows,
+            (
+                f"Pendulum-v1, {ENVS_PER_DEVICE} environments × 128 steps per device, minibatches that "
+                f"grow alike. The devices are virtual ones of a CPU with {os.cpu_count()} cores, which "
+                f"one device uses in part already: beyond {os.cpu_count()} of them the table shows "
+                "what the partitioned program costs when it gets no more hardware, not how it scales."
+            ),
+        )
+    tables = {f"## {title}": (text, report.records(rows)) for title, (rows, text) in texts.items()}
+    return ["\n\n".join((title, *parts)) for title, parts in tables.items()]
 
 
 def main() -> None:
     parser = report.parser(__doc__, "devices.md")
-    parser.add_argument("--only", choices=SECTIONS, help="make this; the others are kept")
+    parser.add_argument("--only", choices=MEASUREMENTS, help="make this; the others are kept")
     parser.add_argument("--work", nargs="+", help="internal: a measurement and its arguments")
     arguments = parser.parse_args()
     if arguments.work:
@@ -256,10 +184,9 @@ def main() -> None:
         print(json.dumps(MEASUREMENTS[name][0](*rest)))
         return
     only = "collectives" if arguments.quick else arguments.only
-    for name in [only] if only else SECTIONS:
+    for name in [only] if only else MEASUREMENTS:
         done = report.keep(arguments.out, {name: measure(name)})
-    sections = [section(done[name]) for name, section in SECTIONS.items() if name in done]
-    report.write(arguments.out, "Several devices", *sections)
+    report.write(arguments.out, "Several devices", *sections(done))
 
 
 if __name__ == "__main__":

@@ -42,18 +42,20 @@ _GRACE = 1.3
 _ROWS_SHOWN = 16
 
 
+_WIDE = (256, 256)
+_LARGE = Shape(131072, 87, 8, _WIDE)
+
+
 class Settings(NamedTuple):
     """Sizes; the first of each come first, so that the rest is what a small budget leaves out."""
 
     num_envs: tuple[int, ...] = (256, 16384, 1024, 4096)
     lanes: tuple[int, ...] = (64, 2048, 256, 1024)
     shapes: tuple[Shape, ...] = (
-        Shape(8192, 87, 8, (256, 256)),
-        Shape(32768, 17, 6, (256, 256)),
-        Shape(131072, 87, 8, (256, 256)),
-        Shape(2048, 17, 6, (256, 256)),
+        *(Shape(8192, 87, 8, _WIDE), Shape(32768, 17, 6, _WIDE), _LARGE),
+        Shape(2048, 17, 6, _WIDE),
     )
-    memory: tuple[Shape, int] = (Shape(131072, 87, 8, (256, 256)), 8192)
+    memory: tuple[Shape, int] = (_LARGE, 8192)
     """A large batch, and its micro-batches."""
     matrix: int = 4096
     repeats: int = 10
@@ -68,10 +70,8 @@ class Settings(NamedTuple):
 
 
 FULL = Settings()
-QUICK = Settings(
-    *((2,), (2,), (TINY,), (TINY, 16)),
-    *(64, 2, (8,), (2, 8), (2, 8, 2), 8, "CartPole-v1"),
-)
+_TINY_SIZES = ((2,), (2,), (TINY,), (TINY, 16), 64, 2, (8,), (2, 8), (2, 8, 2), 8)
+QUICK = Settings(*_TINY_SIZES, env_id="CartPole-v1")
 
 
 class Part:
@@ -377,25 +377,25 @@ def run_apart(command: list[str], limit: float, store: Path) -> dict:
     return record | ({"error": problem} if problem else {})
 
 
-def run_part(name: str, clock_left: float, arguments: argparse.Namespace) -> dict:
-    """A part with its share of the time that is left, or a note that none is."""
-    share = min(PARTS[name].seconds, clock_left)
-    if share < PARTS[name].seconds / 2:
-        return {"rows": [], "checks": {}, "skipped": [f"all of it: {clock_left:.0f} s are left"]}
-    store = arguments.out / "parts" / f"{name}.json"
-    if arguments.quick:
-        return run_here(name, share, True, store)
-    command = [sys.executable, __file__, "--out", str(arguments.out), "--part", name]
-    return run_apart([*command, "--seconds", f"{share:.0f}"], _GRACE * share + 5, store)
-
-
 def run_all(arguments: argparse.Namespace) -> dict:
-    """All parts, most important first; the file is rewritten after each."""
+    """All parts, most important first, each with its share of the time that is left.
+
+    The file is rewritten after each.
+    """
     start = time.monotonic()
     results: dict = {"budget": arguments.budget, "parts": {}}
     for name in arguments.parts:
         began = time.monotonic()
-        record = run_part(name, arguments.budget - (began - start), arguments)
+        left, store = arguments.budget - (began - start), arguments.out / "parts" / f"{name}.json"
+        share = min(PARTS[name].seconds, left)
+        if share < PARTS[name].seconds / 2:
+            record = {"rows": [], "checks": {}, "skipped": [f"all of it: {left:.0f} s are left"]}
+        elif arguments.quick:
+            record = run_here(name, share, True, store)
+        else:
+            command = [sys.executable, __file__, "--out", str(arguments.out), "--part", name]
+            command += ["--seconds", f"{share:.0f}"]
+            record = run_apart(command, _GRACE * share + 5, store)
         record["seconds"] = round(time.monotonic() - began, 1)
         results["parts"][name] = record
         results["seconds"] = round(time.monotonic() - start, 1)
@@ -432,31 +432,29 @@ def write_report(results: dict, out: Path) -> None:
     report.write(out / "README.md", "On an accelerator", *sections)
 
 
+CURVES = {
+    "throughput": ("num_envs", "rollout_steps_per_second", "training_steps_per_second"),
+    "lanes": ("lanes", "ms_per_lane"),
+    "reward": ("seconds", "mean_return"),
+    "roofline": ("shape", "fraction_of_roofline"),
+}
+"""Picture: columns that it shows, the one across first; of all parts that have them."""
+
+
 def draw(parts: dict[str, dict], out: Path) -> list[str]:
-    """Curves of what was recorded; a part that left nothing is left out."""
-    curves = {  # picture: parts, columns across and up, logarithmic
-        "throughput": (
-            *(("cartpole", "breakout", "hopper", "ant"), "num_envs"),
-            *(("rollout_steps_per_second", "training_steps_per_second"), True),
-        ),
-        "lanes": (("lanes",), "lanes", ("ms_per_lane",), True),
-        "reward": (("reward",), "seconds", ("mean_return",), False),
-        "roofline": (("policy_step",), "shape", ("fraction_of_roofline",), False),
-    }
+    """Pictures of what was recorded; one of which nothing was is left out."""
     shown = []
-    for picture, (names, across, columns, logarithmic) in curves.items():
+    for picture, (across, *columns) in CURVES.items():
         figure, [axis] = pictures.panels(1, width=6.4, height=4)
-        for name in names:
-            rows = parts.get(name, {"rows": []})["rows"]
-            rows = sorted((row for row in rows if across in row), key=lambda row: row[across])
-            for column, style in zip(columns, ("o-", "o--"), strict=False):
-                places, values = [r[across] for r in rows], [r[column] for r in rows]
+        for name, record in parts.items():
+            for column in columns:
+                rows = [row for row in record["rows"] if {across, column} <= row.keys()]
+                rows = sorted(rows, key=lambda row: row[across])
                 if rows:
-                    axis.plot(places, values, style, label=f"{name}: {column}")
-        axis.set(xlabel=across)
-        if logarithmic:
-            axis.set(xscale="log", yscale="log")
+                    curve = [r[across] for r in rows], [r[column] for r in rows]
+                    axis.plot(*curve, "o-", label=f"{name}: {column}")
         if axis.has_data():
+            axis.set(xlabel=across, yscale="log" if len(columns) > 1 else "linear")
             axis.legend(fontsize="small")
             shown.append(pictures.save(figure, out / f"{picture}.png"))
     return shown

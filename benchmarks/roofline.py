@@ -29,7 +29,7 @@ SHAPES = (
     Shape(8192, 87, 8, (256, 256)),
 )
 ROLLOUTS = (("CartPole-v1", {}, 8, 256), ("brax/hopper", {"backend": "spring"}, 32, 64))
-QUICK = (TINY, ("CartPole-v1", {}, 2, 4))
+QUICK = ((TINY,), (("CartPole-v1", {}, 2, 4),))
 CG_ITERATIONS, EPOCHS, MINIBATCH = 10, 10, 128
 STEP_HEADER = (
     "shape", "part", "measured, ms", "GFLOP", "floor at the big product's rate, ms", "ratio",
@@ -199,34 +199,20 @@ def rollout_row(env_id: str, keywords: dict, num_envs: int, num_steps: int, roun
 
 
 def main() -> None:
-    parser = report.parser(__doc__, "roofline.md")
-    parser.add_argument("--rows", type=int, nargs="*", help="which rows; the others are kept")
-    arguments = parser.parse_args()
+    arguments = report.parser(__doc__, "roofline.md").parse_args()
     rounds, size = (2, 64) if arguments.quick else (15, 2048)
-    work = list(QUICK if arguments.quick else SHAPES + ROLLOUTS)
-    wanted = range(len(work)) if arguments.rows is None else arguments.rows
-    if not set(wanted) <= set(range(len(work))):
-        parser.error(f"--rows {' '.join(map(str, wanted))}: there are 0 … {len(work) - 1}")
-    for index in wanted:
-        if isinstance(work[index], Shape):
-            found = step_rows(work[index], rounds, size)
-        else:
-            found = [rollout_row(*work[index], rounds=10 * rounds)]
-        print(*found, sep="\n", flush=True)
-        rows = report.keep(arguments.out, {str(index): found})
-    steps, rollouts = ([], [])
-    for index, item in enumerate(work):
-        (steps if isinstance(item, Shape) else rollouts).extend(rows.get(str(index), []))
+    shapes, environments = QUICK if arguments.quick else (SHAPES, ROLLOUTS)
+    steps = [row for shape in shapes for row in step_rows(shape, rounds, size)]
+    rollouts = [rollout_row(*each, rounds=10 * rounds) for each in environments]
     report.write(
         arguments.out,
         "Distance to the limit",
         f"{CG_ITERATIONS} CG iterations, value fit of {EPOCHS} epochs of minibatch {MINIBATCH}, "
         'tanh, float32, `precision="highest"`. The machine is shared: each number is the least '
         f"of {rounds} turns ({10 * rounds} for rollouts), and the big product (size {size}) took "
-        "its turns among them. Rows may come from several calls, each of some `--rows`; a row's "
-        "rates are those of its own minutes. Where the big product is slower than the small ones, "
-        "others were using the cores meanwhile: long calls suffer from that, short ones escape. "
-        "The floor at the big product's rate is then too high (the ratio flatters), the one at the "
+        "its turns among them; a row's rates are those of its own minutes. Where the big product "
+        "is slower than the small ones, others were using the cores meanwhile: long calls suffer "
+        "from that, short ones escape. The floor at the big product's rate is then too high (the ratio flatters), the one at the "
         "products' own rates is what an undisturbed machine would do (the ratio is too large); the "
         "last column is least sensitive: big products are repeated for as long as the policy step "
         "takes, so that both share the cores in the same way.",

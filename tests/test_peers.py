@@ -107,7 +107,7 @@ def test_short_calls_are_repeated_within_a_timing(compare):
     from turns import Pace, interleave
 
     peer = compare.StandIn("trpo_jax", "python")
-    timing = peer.time("updates", patience=0.0, at_least=0.5)
+    timing = peer.time("updates", at_least=0.5)
     assert len(peer.asked) == 4
     assert timing[:2] == (0.125, 0.25)
     (summary,) = interleave({"one": lambda: timing}, Pace(budget=0.0)).values()

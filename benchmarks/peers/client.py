@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from turns import Timing, Usage, others_share, wait_until_still
+from turns import Timing, Usage, others_share
 
 HERE = Path(__file__).parent
 DEFAULT_VENVS = Path.home() / ".cache" / "trpo_jax" / "peers"
@@ -66,12 +66,11 @@ class Peer:
         """Of its process."""
         return self._process.pid
 
-    def time(self, do: str, *, patience: float, at_least: float, **arguments: Any) -> Timing:
+    def time(self, do: str, *, at_least: float, **arguments: Any) -> Timing:
         """Ask for something whose reply holds "seconds", until `at_least` so many have passed.
 
-        Per call, the mean. Waits a while for a still machine first.
+        Per call, the mean.
         """
-        wait_until_still(self.pid, patience=patience)
         before = Usage.now(self.pid)
         replies = [self.ask(do, **arguments)]
         while sum(reply["seconds"] for reply in replies) < at_least:

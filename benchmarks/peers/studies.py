@@ -14,7 +14,7 @@ import given
 import numpy as np
 from client import Peer, base_of
 from protocol import Settings
-from turns import Pace, Timing, Usage, interleave, others_share, process_seconds, wait_until_still
+from turns import Pace, Timing, Usage, interleave, others_share, process_seconds
 
 ENVIRONMENTS = {
     "CartPole-v1": Settings("CartPole-v1"),
@@ -75,7 +75,9 @@ def speed(
         peer.ask("prepare", **run, settings=chosen.as_json(), seed=0)
         peer.ask("updates", **run)  # compiles
         results[chosen.env_id]["peers"][peer.name] = {**peer.description, "updates": count}
-        calls[chosen.env_id, peer.name] = _timer(peer, "updates", pace, **run)
+        calls[chosen.env_id, peer.name] = functools.partial(
+            peer.time, "updates", at_least=pace.at_least, **run
+        )
     for (env_id, name), summary in interleave(calls, pace).items():
         entry = results[env_id]["peers"][name]
         entry |= summary
@@ -91,7 +93,7 @@ def cold_start(peers: list[Peer], settings: list[Settings], pace: Pace) -> dict[
     networks and compilation all count. Of `peers`, which stay idle, new processes are started.
     """
     calls = {
-        (chosen.env_id, peer.name): functools.partial(_start_and_train, peer, chosen, pace)
+        (chosen.env_id, peer.name): functools.partial(_start_and_train, peer, chosen)
         for peer, chosen in itertools.product(peers, settings)
     }
     results: dict[str, Any] = {s.env_id: _study(s) for s in settings}
@@ -101,9 +103,8 @@ def cold_start(peers: list[Peer], settings: list[Settings], pace: Pace) -> dict[
     return results
 
 
-def _start_and_train(idle: Peer, settings: Settings, pace: Pace) -> Timing:
+def _start_and_train(idle: Peer, settings: Settings) -> Timing:
     run = {"run": "cold", "num_updates": 2}
-    wait_until_still(patience=pace.patience)
     before = Usage.now()
     with contextlib.closing(idle.another()) as peer:
         peer.ask("prepare", **run, settings=settings.as_json(), seed=0)
@@ -135,7 +136,9 @@ def update_alone(
                 weights = _weights_after(peer, batch, Path(folder), **request)
                 error = given.value_error(weights, batch)
                 entries[peer.name]["fits"][fit] = {"value_error": error}
-                call = _timer(peer, "update_once", pace, **request)
+                call = functools.partial(
+                    peer.time, "update_once", at_least=pace.at_least, **request
+                )
                 calls[shape.label, peer.name, fit] = call
             results[shape.label] = _study(chosen, entries)
         for (label, name, fit), summary in interleave(calls, pace).items():
@@ -185,10 +188,6 @@ def _fits(peer: Peer, peers: list[Peer]) -> tuple[str, ...]:
         return "none", "full"
     full = peer.name == "trpo_jax" and any(base_of(p.name) == "tianshou" for p in peers)
     return ("none", "minibatch", "full") if full else ("none", "minibatch")
-
-
-def _timer(peer: Peer, do: str, pace: Pace, **arguments: Any) -> Callable[[], Timing]:
-    return lambda: peer.time(do, patience=pace.patience, at_least=pace.at_least, **arguments)
 
 
 def against_brax(

@@ -52,16 +52,6 @@ def others_share(before: Usage, after: Usage) -> float:
     return min(1.0, max(0.0, others / span)) if span > 0 else 0.0
 
 
-def wait_until_still(*pids: int, patience: float = 10.0) -> None:
-    """Return once others have taken little for a third of a second, or patience is at its end."""
-    end = time.perf_counter() + patience
-    while time.perf_counter() < end:
-        before = Usage.now(*pids)
-        time.sleep(0.3)
-        if others_share(before, Usage.now(*pids)) <= STILL:
-            return
-
-
 def process_seconds(pid: int) -> float:
     """CPU seconds of a process up to now, all threads together; 0 if the kernel does not tell."""
     try:
@@ -81,11 +71,6 @@ class Pace(NamedTuple):
     at_least: float = 0.5
     """Seconds of one timing, in which a shorter call is repeated: the kernel counts CPU time in
     hundredths of a second, which must be few per cent of it."""
-
-    @property
-    def patience(self) -> float:
-        """Seconds that a timing waits for a still machine."""
-        return self.budget / 100
 
 
 def interleave(calls: dict[Any, Callable[[], Timing]], pace: Pace) -> dict[Any, dict[str, Any]]:
