@@ -139,21 +139,21 @@ def sections(done: dict[str, list[dict]]) -> list[str]:
         texts["Collectives of one update"] = (
             rows,
             (
-                f"8 devices, CartPole-v1, `{NORMALIZED}`; {static} in the compiled program, {dynamic} "
-                "per update. The compiler merges sums that are ready together; such a one stands at "
-                "the part of its first. Steps of the environments and minibatches of the critic need "
-                "none."
+                f"8 devices, CartPole-v1, `{NORMALIZED}`; {static} in the compiled program, "
+                f"{dynamic} per update. The compiler merges sums that are ready together; such a "
+                "one stands at the part of its first. Steps of the environments and minibatches "
+                "of the critic need none."
             ),
         )
     if rows := done.get("same_run"):
         texts["The same run"] = (
             rows,
             (
-                "8 devices against one: ‖θ₁ − θ₈‖ / ‖θ₁‖ of policy and critic together "
-                f"after {UPDATES} updates, the largest of seeds 0, 1, 2; `{SMALL}`. Sums over several "
-                "devices round otherwise than sums over one, by 1e-7. An environment whose motion "
-                "amplifies small differences (Pendulum) amplifies these too, and so does an action "
-                "that is drawn from a discrete policy and falls on the edge."
+                "8 devices against one: ‖θ₁ − θ₈‖ / ‖θ₁‖ of policy and critic together after "
+                f"{UPDATES} updates, the largest of seeds 0, 1, 2; `{SMALL}`. Sums over several "
+                "devices round otherwise than sums over one, by 1e-7. An environment whose "
+                "motion amplifies small differences (Pendulum) amplifies these too, and so does "
+                "an action that is drawn from a discrete policy and falls on the edge."
             ),
         )
     if rows := done.get("weak_scaling"):
@@ -164,10 +164,11 @@ def sections(done: dict[str, list[dict]]) -> list[str]:
         texts["Weak scaling"] = (
             rows,
             (
-                f"Pendulum-v1, {ENVS_PER_DEVICE} environments × 128 steps per device, minibatches that "
-                f"grow alike. The devices are virtual ones of a CPU with {os.cpu_count()} cores, which "
-                f"one device uses in part already: beyond {os.cpu_count()} of them the table shows "
-                "what the partitioned program costs when it gets no more hardware, not how it scales."
+                f"Pendulum-v1, {ENVS_PER_DEVICE} environments × 128 steps per device, minibatches "
+                f"that grow alike. The devices are virtual ones of a CPU with {os.cpu_count()} "
+                f"cores, which one device uses in part already: beyond {os.cpu_count()} of them "
+                "the table shows what the partitioned program costs when it gets no more "
+                "hardware, not how it scales."
             ),
         )
     tables = {f"## {title}": (text, report.records(rows)) for title, (rows, text) in texts.items()}

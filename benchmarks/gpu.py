@@ -32,7 +32,7 @@ import problems
 import report
 from problems import ALL_ITERATIONS, TINY, Shape
 from roofline import big_product
-from timing import best, best_of, interleaved, seconds
+from timing import best, best_of, interleaved
 
 import trpo_jax
 from trpo_jax import HParams, TRPOConfig
@@ -168,64 +168,54 @@ def policy_step(part: Part, settings: Settings) -> None:
     """Time of a step, and the share of the big product's rate at which its products ran."""
     config, rate = TRPOConfig(), matrix_rate(settings, "highest")
     for shape in part.affordable(settings.shapes):
-        step, arguments = compiled_step(shape, config)
-        info = step(*arguments)[1]
-        least = best_of(partial(step, *arguments), settings.repeats)
-        tries = int(info.num_backtracks) + 1
-        needed = operations.policy_step(shape, config.cg_iterations, tries)
-        floor = operations.operations(needed) / rate
-        part.row(
-            **{"shape": str(shape), "ms": 1e3 * least, "floor_ms": 1e3 * floor},
-            **{"ratio": least / floor, "fraction_of_roofline": floor / least},
-            examples_per_second=shape.batch / least,
-        )
+        row, info = variants_of(part, settings, shape, {"ms": config})
+        needed = operations.policy_step(shape, config.cg_iterations, int(info.num_backtracks) + 1)
+        floor = 1e3 * operations.operations(needed) / rate
+        rates = {"ratio": row["ms"] / floor, "fraction_of_roofline": floor / row["ms"]}
+        part.row(**row, floor_ms=floor, **rates, examples_per_second=1e3 * shape.batch / row["ms"])
+
+
+def variants_of(part: Part, settings: Settings, shape: Shape, configs: dict, alike: float = 1.0):
+    """(a row for the time of each step, the last one's info); that they move alike is checked.
+
+    `alike` is the least cosine of the angle between the moves of the first and of the others.
+    """
+    steps = {name: compiled_step(shape, config) for name, config in configs.items()}
+    calls = {name: partial(step, *arguments) for name, (step, arguments) in steps.items()}
+    times, row, moves = best(interleaved(calls, settings.repeats)), {"shape": str(shape)}, []
+    for name, (step, arguments) in steps.items():
+        params, info = step(*arguments)
+        leaves = [jax.tree.leaves(tree) for tree in (params, arguments[0])]
+        moves.append(np.concatenate([
+            np.ravel(np.asarray(new, np.float64) - old) for new, old in zip(*leaves, strict=True)
+        ]))  # fmt: skip
+        cosine = moves[0] @ moves[-1] / np.linalg.norm(moves[0]) / np.linalg.norm(moves[-1])
+        row[name] = 1e3 * times[name]
+        if len(configs) > 1:
+            bytes_needed = step.memory_analysis().temp_size_in_bytes
+            residual = float(info.cg_residual_norms[-1] / info.cg_residual_norms[0])
+            row |= {f"{name}: residual": residual, f"{name}: MiB": bytes_needed / 2**20}
+            row[f"{name}: cosine to the first"] = float(cosine)
+            part.check(f"{', '.join(configs)}: the same direction", cosine > alike)
         part.within_bound("policy step within its bound", info.kl, ALL_ITERATIONS.max_kl)
         part.check("policy step accepted", info.accepted)
+    return row, info
 
 
 def solves(part: Part, settings: Settings) -> None:
     """float32 against float64 conjugate gradients: time, residual, direction."""
+    configs = {dtype: TRPOConfig(solver_dtype=dtype) for dtype in ("float32", "float64")}
     for shape in part.affordable(settings.shapes):
-        steps = {
-            dtype: compiled_step(shape, TRPOConfig(solver_dtype=dtype))
-            for dtype in ("float32", "float64")
-        }
-        calls = {dtype: partial(step, *arguments) for dtype, (step, arguments) in steps.items()}
-        ms = {dtype: 1e3 * t for dtype, t in best(interleaved(calls, settings.repeats)).items()}
-        row, moves = {}, {}
-        for dtype, (step, arguments) in steps.items():
-            params, info = step(*arguments)
-            moves[dtype] = flat(params) - flat(arguments[0])
-            residual = float(info.cg_residual_norms[-1] / info.cg_residual_norms[0])
-            row |= {f"{dtype}_ms": ms[dtype], f"{dtype}_residual": residual}
-        single, double = moves.values()
-        cosine = float(single @ double / np.linalg.norm(single) / np.linalg.norm(double))
-        part.row(shape=str(shape), **row, ratio=ms["float64"] / ms["float32"], cosine=cosine)
-        part.check("float32 and float64 agree on the direction", cosine > 0.99)
-
-
-def flat(params: Any) -> np.ndarray:
-    """All parameters as one float64 vector."""
-    leaves = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(params)]
-    return np.concatenate(leaves)
+        part.row(**variants_of(part, settings, shape, configs, alike=0.99)[0])
 
 
 def memory(part: Part, settings: Settings) -> None:
-    """Working memory of a large step, whole and in micro-batches; and that both agree."""
-    (shape, size), moved = settings.memory, []
-    for chunk in part.affordable((size, None)):
-        config = problems.in_micro_batches(TRPOConfig(), chunk)
-        step, arguments = compiled_step(shape, config)
-        mib = step.memory_analysis().temp_size_in_bytes / 2**20
-        moved.append(flat(step(*arguments)[0]) - flat(arguments[0]))
-        part.row(
-            **{"shape": str(shape), "micro_batch": chunk or "whole"},
-            ms=1e3 * seconds(partial(step, *arguments)),
-            **{"working_memory_mib": mib, "peak_mib_so_far": peak_memory()},
-        )
-    if len(moved) == 2:
-        difference = np.abs(moved[0] - moved[1]).max()
-        part.check("micro-batches change nothing", difference < 0.02 * np.abs(moved[1]).max())
+    """Working memory of a large step, in micro-batches and whole; and that both agree."""
+    shape, size = settings.memory
+    sizes = {f"micro-batches of {size}": size, "whole": None}
+    configs = {name: problems.in_micro_batches(TRPOConfig(), each) for name, each in sizes.items()}
+    row, _ = variants_of(part, settings, shape, configs, alike=0.9998)
+    part.row(**row, peak_mib_so_far=peak_memory())
 
 
 def environment(name: str, settings: Settings):

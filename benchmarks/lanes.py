@@ -120,24 +120,31 @@ def variants() -> dict[str, Callable]:
             return problem.product(vector) + lane.hparams.cg_damping * vector
 
         x = solver(damped, problem.gradient, iterations)
-        scale = jnp.sqrt(2 * lane.hparams.max_kl / dot(x, problem.gradient))
-        return problem, scale * x
+        return problem, jnp.sqrt(2 * lane.hparams.max_kl / dot(x, problem.gradient)) * x
 
-    def search(lane, searcher):
+    def library_cg(damped, gradient, iterations):
+        return trpo_jax.cg_solve(damped, gradient, max_iters=iterations, tol=0.0).x
+
+    def in_turn(lane):
         problem, step = full_step(lane, library_cg, 1)
-        return searcher(problem, step, lane.hparams)
+        bound = {"max_kl": lane.hparams.max_kl}
+        return trpo_jax.line_search(problem.evaluate, problem.flat, step, **bound).params
+
+    def at_once(lane):
+        problem, step = full_step(lane, library_cg, 1)
+        fractions = lane.hparams.backtrack_factor ** jnp.arange(CONFIG.max_backtracks + 1)
+        candidates = problem.flat + fractions[:, None] * step
+        improvement, kl = jax.vmap(problem.evaluate)(candidates)
+        good = (kl <= lane.hparams.max_kl) & (improvement > 0)
+        return jnp.where(jnp.any(good), candidates[jnp.argmax(good)], problem.flat)
 
     return {
         WHILE: lambda lane: full_step(lane, library_cg, 10)[1],
         "the same: fixed number, masked": lambda lane: full_step(lane, masked_cg, 10)[1],
         "gradient, one iteration": lambda lane: full_step(lane, library_cg, 1)[1],
-        "that and line search: while_loop": lambda lane: search(lane, in_turn),
-        "that and line search: all candidates at once": lambda lane: search(lane, at_once),
+        "that and line search: while_loop": in_turn,
+        "that and line search: all candidates at once": at_once,
     }
-
-
-def library_cg(damped, gradient, iterations):
-    return trpo_jax.cg_solve(damped, gradient, max_iters=iterations, tol=0.0).x
 
 
 def masked_cg(damped, gradient, iterations):
@@ -156,19 +163,6 @@ def masked_cg(damped, gradient, iterations):
 
     start = jnp.zeros_like(gradient), gradient, gradient, dot(gradient, gradient)
     return jax.lax.fori_loop(0, iterations, iterate, start)[0]
-
-
-def in_turn(problem, step, hparams):
-    return trpo_jax.line_search(problem.evaluate, problem.flat, step, max_kl=hparams.max_kl).params
-
-
-def at_once(problem, step, hparams):
-    fractions = hparams.backtrack_factor ** jnp.arange(CONFIG.max_backtracks + 1)
-    improvement, kl = jax.vmap(lambda share: problem.evaluate(problem.flat + share * step))(
-        fractions
-    )
-    good = (kl <= hparams.max_kl) & (improvement > 0)
-    return problem.flat + jnp.where(jnp.any(good), fractions[jnp.argmax(good)], 0) * step
 
 
 def sliced(function: Callable, size: int | None) -> Callable:

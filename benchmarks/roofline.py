@@ -212,10 +212,11 @@ def main() -> None:
         f"of {rounds} turns ({10 * rounds} for rollouts), and the big product (size {size}) took "
         "its turns among them; a row's rates are those of its own minutes. Where the big product "
         "is slower than the small ones, others were using the cores meanwhile: long calls suffer "
-        "from that, short ones escape. The floor at the big product's rate is then too high (the ratio flatters), the one at the "
-        "products' own rates is what an undisturbed machine would do (the ratio is too large); the "
-        "last column is least sensitive: big products are repeated for as long as the policy step "
-        "takes, so that both share the cores in the same way.",
+        "from that, short ones escape. The floor at the big product's rate is then too high (the "
+        "ratio flatters), the one at the products' own rates is what an undisturbed machine "
+        "would do (the ratio is too large); the last column is least sensitive: big products are "
+        "repeated for as long as the policy step takes, so that both share the cores in the same "
+        "way.",
         "## Policy step and value fit",
         report.table(STEP_HEADER, steps),
         "## Rollout",
