@@ -57,7 +57,7 @@ def test_miniature(words, tmp_path, monkeypatch):
     cells = [cell.strip() for row in rows for cell in row.strip("|").split("|")]
     numbers = [number for cell in cells if (number := _number(cell)) is not None]
     assert len(rows) >= 3, "a header, a rule and a row"
-    assert numbers
+    assert numbers or name == "doctor", "whose table counts in words"
     assert sum(map(math.isfinite, numbers)) >= len(numbers) - 1
     for needle in FOUND.get(name, {}).get(arguments[0], ()):
         assert needle in text
@@ -74,6 +74,7 @@ FOUND = {
         "time": ["| Adam, minibatch 128 | "],
         "quality": ["| CartPole-v1 | Levenberg–Marquardt, 1 × 10 CG |"],
     },
+    "doctor": {"--quick": ["| stale batches | CartPole-v1 | off_policy: ", "| nothing | CartPole"]},
     "roofline": {"--quick": ["policy step", "value fit", "## Rollout"]},
 }
 """What else the reports must hold, by the first argument."""
