@@ -119,23 +119,27 @@ class Shared:
 
     def __init__(self, task: Task):
         agent = trpo_jax.make_trpo(task.make_env(), task.config)
-        self.task = task
-        self.begin = jax.jit(jax.vmap(agent.init))
-        self.collect = jax.jit(jax.vmap(agent.rollout))
-        self._key = jax.random.fold_in(jax.random.key(0), _EVALUATION_STREAM)
+        key = jax.random.fold_in(jax.random.key(0), _EVALUATION_STREAM)
+        keys = jax.random.split(key, NUM_SEEDS)
 
         def play(state: TrainState, key: jax.Array, num_episodes: int) -> jax.Array:
             stats = agent.evaluate(state, key, num_episodes, deterministic=False)
             return jnp.mean(stats.returns)
 
-        self._play = jax.jit(jax.vmap(play, (0, 0, None)), static_argnums=2)
-        self.measure = jax.jit(jax.vmap(lambda state: play(state, self._key, task.num_episodes)))
+        self.task = task
+        self.begin = jax.jit(jax.vmap(agent.init))
+        self.collect = jax.jit(jax.vmap(agent.rollout))
+        self.measure = jax.jit(jax.vmap(lambda state: play(state, key, task.num_episodes)))
+        at_start = jax.jit(jax.vmap(lambda s, k: play(s, k, _UNTRAINED_EPISODES)))
+        self._returns_at_start = lambda states: at_start(states, keys)
+
+    def states(self, stream: int, number: int) -> TrainState:
+        """As runs of one of the streams begin."""
+        return self.begin(jax.random.split(jax.random.fold_in(jax.random.key(0), stream), number))
 
     def untrained(self) -> dict[str, float]:
         """Mean return of the policies that the reported runs begin with, acting stochastically."""
-        start_key = jax.random.fold_in(jax.random.key(0), REPORT_STREAM)
-        states = self.begin(jax.random.split(start_key, NUM_SEEDS))
-        returns = self._play(states, jax.random.split(self._key, NUM_SEEDS), _UNTRAINED_EPISODES)
+        returns = self._returns_at_start(self.states(REPORT_STREAM, NUM_SEEDS))
         num_episodes = NUM_SEEDS * _UNTRAINED_EPISODES
         return {"return": float(f"{jnp.mean(returns):.4g}"), "episodes": num_episodes}
 
@@ -156,11 +160,9 @@ class Program:
 
     def histories(self, values: Sequence[float], stream: int, num_updates: int) -> dict[str, list]:
         """Train one lane for each value; {name: [lanes, updates]} of what is kept."""
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), stream), len(values))
-        hparams = HParams.stack([self.shared.task.hparams()] * len(values))
-        state, hparams = self._set_up(
-            self.shared.begin(keys), hparams, jnp.array(values, jnp.float32)
-        )
+        states, hparams = self.shared.states(stream, len(values)), self.shared.task.hparams()
+        lanes = states, HParams.stack([hparams] * len(values)), jnp.array(values, jnp.float32)
+        state, hparams = self._set_up(*lanes)
         records = []
         for _ in range(num_updates):
             state, metrics = self._learn(*self.shared.collect(state), hparams)
@@ -176,19 +178,14 @@ class Program:
 
     def _record(self, state: TrainState, metrics: UpdateMetrics) -> dict[str, jax.Array]:
         # `episode_return` repeats the last mean where no episode ended: not a measurement.
-        ended = metrics.num_episodes > 0
-        training = jnp.where(ended, metrics.episode_return, jnp.nan)
+        training = jnp.where(metrics.num_episodes > 0, metrics.episode_return, jnp.nan)
         record = {"training": training, "kl": metrics.kl}
         if self.shared.task.num_episodes:
             record["measured"] = self.shared.measure(state)
         if self.method.tuned == "max_kl":
             norms = metrics.cg_residual_norms
-            record |= {
-                "first_kl": metrics.candidate_kls[:, 0],
-                "backtracks": metrics.num_backtracks,
-                "accepted": metrics.accepted,
-                "residual": norms[:, -1] / norms[:, 0],
-            }
+            record |= {"first_kl": metrics.candidate_kls[:, 0], "accepted": metrics.accepted}
+            record |= {"backtracks": metrics.num_backtracks, "residual": norms[:, -1] / norms[:, 0]}
         return record
 
 
