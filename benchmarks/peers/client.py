@@ -37,14 +37,12 @@ class Peer:
         self.name, self.python = name, python
         program, _, threads = name.partition("@")
         self.started = time.perf_counter()
-        self._process = subprocess.Popen(
-            [str(python), str(HERE / f"worker_{program}.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if not os.environ.get("PEERS_VERBOSE") else None,
-            text=True,
-            env={**os.environ, **_ENVIRONMENT, "PEER_THREADS": threads},
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        if not os.environ.get("PEERS_VERBOSE"):
+            pipes["stderr"] = subprocess.DEVNULL
+        environment = {**os.environ, **_ENVIRONMENT, "PEER_THREADS": threads}
+        command = [str(python), str(HERE / f"worker_{program}.py")]
+        self._process = subprocess.Popen(command, env=environment, **pipes)
         self.description = self.ask("describe")
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:

@@ -96,11 +96,12 @@ def cold_start(peers: list[Peer], settings: list[Settings], pace: Pace) -> dict[
         (chosen.env_id, peer.name): functools.partial(_start_and_train, peer, chosen)
         for peer, chosen in itertools.product(peers, settings)
     }
-    results: dict[str, Any] = {s.env_id: _study(s) for s in settings}
-    descriptions = {peer.name: peer.description for peer in peers}
-    for (env_id, name), summary in interleave(calls, pace).items():
-        results[env_id]["peers"][name] = {**descriptions[name], **summary}
-    return results
+    summaries = interleave(calls, pace)
+
+    def entry(peer: Peer, chosen: Settings) -> dict[str, Any]:
+        return {**peer.description, **summaries[chosen.env_id, peer.name]}
+
+    return {c.env_id: _study(c, {peer.name: entry(peer, c) for peer in peers}) for c in settings}
 
 
 def _start_and_train(idle: Peer, settings: Settings) -> Timing:
