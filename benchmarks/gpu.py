@@ -168,54 +168,55 @@ def policy_step(part: Part, settings: Settings) -> None:
     """Time of a step, and the share of the big product's rate at which its products ran."""
     config, rate = TRPOConfig(), matrix_rate(settings, "highest")
     for shape in part.affordable(settings.shapes):
-        row, info = variants_of(part, settings, shape, {"ms": config})
+        row, _, info = steps_of(part, settings, shape, {"": config})
         needed = operations.policy_step(shape, config.cg_iterations, int(info.num_backtracks) + 1)
-        floor = 1e3 * operations.operations(needed) / rate
-        rates = {"ratio": row["ms"] / floor, "fraction_of_roofline": floor / row["ms"]}
-        part.row(**row, floor_ms=floor, **rates, examples_per_second=1e3 * shape.batch / row["ms"])
+        floor, ms = 1e3 * operations.operations(needed) / rate, row["ms"]
+        rates = {"ratio": ms / floor, "fraction_of_roofline": floor / ms}
+        part.row(**row, floor_ms=floor, **rates, examples_per_second=1e3 * shape.batch / ms)
 
 
-def variants_of(part: Part, settings: Settings, shape: Shape, configs: dict, alike: float = 1.0):
-    """(a row for the time of each step, the last one's info); that they move alike is checked.
+def steps_of(part: Part, settings: Settings, shape: Shape, configs: dict[str, TRPOConfig]):
+    """(a row on the steps with these settings, what each added to θ, the last one's info).
 
-    `alike` is the least cosine of the angle between the moves of the first and of the others.
+    That each keeps its bound and is accepted is checked.
     """
-    steps = {name: compiled_step(shape, config) for name, config in configs.items()}
-    calls = {name: partial(step, *arguments) for name, (step, arguments) in steps.items()}
+    steps = {prefix: compiled_step(shape, config) for prefix, config in configs.items()}
+    calls = {prefix: partial(step, *arguments) for prefix, (step, arguments) in steps.items()}
     times, row, moves = best(interleaved(calls, settings.repeats)), {"shape": str(shape)}, []
-    for name, (step, arguments) in steps.items():
+    for prefix, (step, arguments) in steps.items():
         params, info = step(*arguments)
-        leaves = [jax.tree.leaves(tree) for tree in (params, arguments[0])]
-        moves.append(np.concatenate([
-            np.ravel(np.asarray(new, np.float64) - old) for new, old in zip(*leaves, strict=True)
-        ]))  # fmt: skip
-        cosine = moves[0] @ moves[-1] / np.linalg.norm(moves[0]) / np.linalg.norm(moves[-1])
-        row[name] = 1e3 * times[name]
-        if len(configs) > 1:
-            bytes_needed = step.memory_analysis().temp_size_in_bytes
-            residual = float(info.cg_residual_norms[-1] / info.cg_residual_norms[0])
-            row |= {f"{name}: residual": residual, f"{name}: MiB": bytes_needed / 2**20}
-            row[f"{name}: cosine to the first"] = float(cosine)
-            part.check(f"{', '.join(configs)}: the same direction", cosine > alike)
+        new, old = (jax.tree.leaves(tree) for tree in (params, arguments[0]))
+        pairs = zip(new, old, strict=True)
+        moves.append(np.concatenate([np.ravel(np.asarray(x, np.float64) - y) for x, y in pairs]))
+        row[f"{prefix}ms"] = 1e3 * times[prefix]
+        row[f"{prefix}residual"] = float(info.cg_residual_norms[-1] / info.cg_residual_norms[0])
+        row[f"{prefix}working_memory_mib"] = step.memory_analysis().temp_size_in_bytes / 2**20
         part.within_bound("policy step within its bound", info.kl, ALL_ITERATIONS.max_kl)
         part.check("policy step accepted", info.accepted)
-    return row, info
+    return row, moves, info
 
 
 def solves(part: Part, settings: Settings) -> None:
     """float32 against float64 conjugate gradients: time, residual, direction."""
-    configs = {dtype: TRPOConfig(solver_dtype=dtype) for dtype in ("float32", "float64")}
+    configs = {f"{dtype}_": TRPOConfig(solver_dtype=dtype) for dtype in ("float32", "float64")}
     for shape in part.affordable(settings.shapes):
-        part.row(**variants_of(part, settings, shape, configs, alike=0.99)[0])
+        row, (single, double), _ = steps_of(part, settings, shape, configs)
+        cosine = float(single @ double / np.linalg.norm(single) / np.linalg.norm(double))
+        part.row(**row, ratio=row["float64_ms"] / row["float32_ms"], cosine=cosine)
+        part.check("float32 and float64 agree on the direction", cosine > 0.99)
 
 
 def memory(part: Part, settings: Settings) -> None:
     """Working memory of a large step, in micro-batches and whole; and that both agree."""
-    shape, size = settings.memory
-    sizes = {f"micro-batches of {size}": size, "whole": None}
-    configs = {name: problems.in_micro_batches(TRPOConfig(), each) for name, each in sizes.items()}
-    row, _ = variants_of(part, settings, shape, configs, alike=0.9998)
-    part.row(**row, peak_mib_so_far=peak_memory())
+    (shape, size), moves = settings.memory, []
+    for chunk in part.affordable((size, None)):
+        config = problems.in_micro_batches(TRPOConfig(), chunk)
+        row, [move], _ = steps_of(part, settings, shape, {"": config})
+        moves.append(move)
+        part.row(micro_batch=chunk or "whole", **row, peak_mib_so_far=peak_memory())
+    if len(moves) == 2:
+        difference = np.abs(moves[0] - moves[1]).max()
+        part.check("micro-batches change nothing", difference < 0.02 * np.abs(moves[1]).max())
 
 
 def environment(name: str, settings: Settings):
