@@ -53,7 +53,7 @@ def main() -> None:
         "the same sweep again. The difference is ‖Δθ‖ / ‖θ‖ of the policy's parameters, "
         "the largest of the lanes. Batched and single products round differently, "
         "by 1e-7; training amplifies that.",
-        report.records(independence(*((1,), (5,)) if arguments.quick else (UPDATES, WIDTHS))),
+        report.records(independence(*((1,), (6,)) if arguments.quick else (UPDATES, WIDTHS))),
     )
 
 
