@@ -19,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
+from problems import dot, norm
 
 from trpo_jax import HParams, TRPOConfig
 from trpo_jax.learner import PolicyStep, TrainState
 from trpo_jax.learner.types import Batch
-from trpo_jax.solver import Objective, StepStatus, TrustRegionInfo, trees
+from trpo_jax.solver import Objective, StepStatus, TrustRegionInfo
 
 
 class PPOSettings(NamedTuple):
@@ -71,7 +72,11 @@ def ppo(settings: PPOSettings = PPOSettings()) -> PolicyStep:  # noqa: B008 - im
 
     def apply(key, objective, params, state, batch, hparams, config):
         flat, unravel = ravel_pytree(params)
-        _require_divisor(settings.minibatch_size, batch.weight.shape[0])
+        size, batch_size = settings.minibatch_size, batch.weight.shape[0]
+        if batch_size % size:
+            raise ValueError(
+                f"minibatch_size={size} does not divide the batch of {batch_size}; use a divisor"
+            )
 
         def gain(theta: jax.Array, rows: Batch) -> jax.Array:
             return clipped_surrogate(objective, unravel(theta), rows, settings.clip, hparams)
@@ -83,12 +88,12 @@ def ppo(settings: PPOSettings = PPOSettings()) -> PolicyStep:  # noqa: B008 - im
 
         def epoch(carry, _):
             theta, state, order = carry
-            rows = jax.tree.map(lambda leaf: _minibatches(leaf[order], settings), batch)
+            rows = jax.tree.map(lambda x: x[order].reshape(-1, size, *x.shape[1:]), batch)
             (theta, state), _ = jax.lax.scan(minibatch_step, (theta, state), rows)
             return (theta, state, reshuffle[order]), None
 
         # As in the library's value fit, two sorts shuffle all epochs.
-        bits = jax.random.bits(key, (2, batch.weight.shape[0]))
+        bits = jax.random.bits(key, (2, batch_size))
         order, reshuffle = jnp.argsort(bits, axis=-1)
         start = jax.grad(gain)(flat, batch)
         (theta, state, _), _ = jax.lax.scan(epoch, (flat, state, order), length=settings.num_epochs)
@@ -122,6 +127,12 @@ def evaluate(objective: Objective, params: Any, batch: Batch) -> tuple[jax.Array
     return gain, jnp.sum(weight * objective.divergence(outputs, batch)) / jnp.sum(weight)
 
 
+def one_step(step: PolicyStep, objective: Objective, params: Any, batch: Batch, hparams=HParams()):  # noqa: B008
+    """(params, state, info) of a step from a fresh state."""
+    given = params, step.init(params), batch, hparams, TRPOConfig()
+    return step.apply(jax.random.key(0), objective, *given)
+
+
 def with_learning_rate(state: TrainState, learning_rate: jax.Array | float) -> TrainState:
     """The state of a run whose baseline goes on with another step size; it may be traced."""
     adam = state.policy_step_state
@@ -142,46 +153,26 @@ def _adam(learning_rate: float, max_gradient_norm: float | None = None):
     return optax.inject_hyperparams(build, hyperparam_dtype=jnp.float32)(learning_rate)
 
 
-def _minibatches(leaf: jax.Array, settings: PPOSettings) -> jax.Array:
-    return leaf.reshape(-1, settings.minibatch_size, *leaf.shape[1:])
-
-
-def _require_divisor(minibatch_size: int, batch_size: int) -> None:
-    if batch_size % minibatch_size:
-        raise ValueError(
-            f"minibatch_size={minibatch_size} does not divide the batch of {batch_size}; "
-            "use a divisor"
-        )
-
-
-def _finish(
-    objective: Objective,
-    old: Any,
-    new: Any,
-    batch: Batch,
-    gradient: jax.Array,
-    config: TRPOConfig,
-    state: Any,
-) -> tuple[Any, Any, TrustRegionInfo]:
+def _finish(objective, old, new, batch: Batch, gradient, config: TRPOConfig, state):
     """The new parameters with the record of how far they went; every step is accepted."""
     improvement, kl = evaluate(objective, new, batch)
     change = ravel_pytree(new)[0] - ravel_pytree(old)[0]
-    zero = jnp.zeros((), jnp.float32)
+    nothing = dict.fromkeys(("multiplier", "damping"), jnp.zeros(()))
+    candidates = jnp.full(config.max_backtracks + 1, jnp.nan, jnp.float32)
     info = TrustRegionInfo(
+        **nothing,
         status=jnp.int32(StepStatus.ACCEPTED),
         accepted=jnp.bool_(True),
-        step_fraction=zero + 1,
+        step_fraction=jnp.ones(()),
         num_backtracks=jnp.int32(0),
         kl=kl,
-        candidate_kls=jnp.full(config.max_backtracks + 1, jnp.nan, jnp.float32).at[0].set(kl),
+        candidate_kls=candidates.at[0].set(kl),
         improvement=improvement,
-        predicted_improvement=trees.dot(gradient, change),
-        gradient_norm=trees.norm(gradient),
-        step_norm=trees.norm(change),
-        multiplier=zero,
+        predicted_improvement=dot(gradient, change),
+        gradient_norm=norm(gradient),
+        step_norm=norm(change),
         cg_iterations=jnp.int32(0),
         cg_residual_norms=jnp.zeros(config.cg_iterations + 1, jnp.float32),
         cg_breakdown=jnp.bool_(False),
-        damping=zero,
     )
     return new, state, info

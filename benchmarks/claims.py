@@ -14,30 +14,29 @@ import os
 import subprocess
 import sys
 from collections.abc import Collection
-from pathlib import Path
 
 import report
 
 STUDIES = {
-    "C1": ("drops", "bad_steps"),
-    "C2": ("drops", "smoothness"),
-    "C3": ("update_times", "whole_iterations"),
-    "C4": ("returns", "iterations"),
-    "C5": ("update_times", "whole_iterations"),
-    "C6": ("returns", "comparison"),
-    "C7": ("returns", "samples"),
-    "C8": ("constraint", "violations"),
-    "C9": ("constraint", "backtracks"),
-    "C10": ("solver_times", "line_search_and_cg"),
-    "C11": ("convergence", "convergence"),
-    "C12": ("solver_times", "iteration_cost"),
-    "C13": ("memory", "products"),
-    "C14": ("few_iterations", "few_iterations"),
-    "C15": ("convergence", "precision"),
-    "C16": ("warm_start", "warm_starts"),
-    "C17": ("drops", "destructive_updates"),
+    "C1": "drops.bad_steps",
+    "C2": "drops.smoothness",
+    "C3": "costs.whole_iterations",
+    "C4": "returns.iterations",
+    "C5": "costs.whole_iterations",
+    "C6": "returns.comparison",
+    "C7": "returns.samples",
+    "C8": "drops.violations",
+    "C9": "drops.backtracks",
+    "C10": "costs.line_search_and_cg",
+    "C11": "solves.convergence",
+    "C12": "costs.iteration_cost",
+    "C13": "costs.products",
+    "C14": "returns.few_iterations",
+    "C15": "solves.precisions",
+    "C16": "solves.warm_starts",
+    "C17": "drops.destructive_updates",
 }
-"""Claim to (module of claim_studies, function that turns `Options` into a `Study`)."""
+"""Claim to the function in a module of claim_studies that turns `Options` into a `Study`."""
 
 
 class UnknownNameError(Exception):
@@ -63,7 +62,8 @@ def study(names: list[str], options) -> None:
     from claim_studies.study import write
 
     _require_known("study", names, STUDIES)
-    for module, function in dict.fromkeys(STUDIES[name] for name in names):
+    for path in dict.fromkeys(STUDIES[name] for name in names):
+        module, function = path.split(".")
         make = getattr(importlib.import_module(f"claim_studies.{module}"), function)
         write(make(options), options)
 
@@ -82,12 +82,8 @@ def everything(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = report.parser(__doc__, "claims")
     parser.add_argument("names", nargs="+", metavar="NAME", help="train [ENV …], C1 … C17, or all")
-    parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
-    parser.add_argument("--out", type=Path, default=report.RESULTS / "claims")
     arguments = parser.parse_args()
     first, *others = arguments.names
     if first == "all" and not others:

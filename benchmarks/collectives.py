@@ -44,10 +44,21 @@ class _Stacks:
     """The tables of files, functions, places and frames at the head of the text."""
 
     def __init__(self, text: str):
-        self._files = _names(_section(text, "FileNames"))
-        self._functions = _names(_section(text, "FunctionNames"))
-        self._places = _records(_section(text, "FileLocations"))
-        self._frames = _records(_section(text, "StackFrames"))
+        def lines(title: str) -> list[str]:
+            return text.partition(f"\n{title}\n")[2].partition("\n\n")[0].splitlines()
+
+        def names(title: str) -> dict[int, str]:
+            pairs = (re.match(r'(\d+) "(.*)"', line) for line in lines(title))
+            return {int(pair.group(1)): pair.group(2) for pair in pairs if pair}
+
+        def records(title: str) -> dict[int, dict[str, int]]:
+            return {
+                int(line.split()[0]): {k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", line)}
+                for line in lines(title)
+            }
+
+        self._files, self._functions = names("FileNames"), names("FunctionNames")
+        self._places, self._frames = records("FileLocations"), records("StackFrames")
 
     def functions(self, frame: int) -> list[str]:
         names: list[str] = []
@@ -58,19 +69,3 @@ class _Stacks:
                 names.insert(0, self._functions[place["function_name_id"]])
             frame = record["parent_frame_id"] - 1
         return names
-
-
-def _section(text: str, title: str) -> list[str]:
-    return text.partition(f"\n{title}\n")[2].partition("\n\n")[0].splitlines()
-
-
-def _names(lines: list[str]) -> dict[int, str]:
-    pairs = (re.match(r'(\d+) "(.*)"', line) for line in lines)
-    return {int(pair.group(1)): pair.group(2) for pair in pairs if pair}
-
-
-def _records(lines: list[str]) -> dict[int, dict[str, int]]:
-    return {
-        int(line.split()[0]): {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", line)}
-        for line in lines
-    }

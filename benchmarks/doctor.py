@@ -21,19 +21,11 @@ import report
 from injected import FAULTS, SILENT, Training, healthy, train
 
 import trpo_jax
-from trpo_jax import UpdateMetrics
 from trpo_jax.experiments.loggers import to_records
 from trpo_jax.experiments.run_directory import read_histories
 from trpo_jax.learner.trpo import build_agent
 
-HEALTHY = (
-    "CartPole-v1",
-    "Acrobot-v1",
-    "Pendulum-v1",
-    "MountainCarContinuous-v0",
-    "Catch-bsuite",
-)
-HEADER = ("injected", "environment", "right", "main findings", "other findings")
+HEALTHY = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCarContinuous-v0", "Catch-bsuite")
 NOTES = """\
 Thresholds were chosen on runs of this benchmark: this is how well they fit, not how well they would
 do on other environments. A favoured action on Pendulum takes the return hardly below that of the
@@ -45,27 +37,22 @@ History = dict[str, np.ndarray]
 def histories(
     label: str, training: Training, seeds: int, updates: int, directory: Path
 ) -> list[History]:
-    """The records of a training, one per seed; those in `directory` if they are there."""
+    """The records of a training, one per seed; those in `directory` if they are there.
+
+    They are written as a run does; the file is whole or not there.
+    """
     name = f"{label}-{training.env.name}-{seeds}x{updates}".replace("/", "-")
     file = directory / f"{name}.jsonl"
     if not file.is_file():
-        write_records(file, train(training, seeds, updates), training.config.batch_size)
-        forget_programs()
+        history = train(training, seeds, updates)
+        records = to_records(history, 0, training.config.batch_size, list(range(seeds)))
+        unfinished = file.with_suffix(".part")
+        unfinished.write_text("".join(json.dumps(record) + "\n" for record in records))
+        os.replace(unfinished, file)
+        # XLA's CPU client dies when a process has compiled some hundred programs.
+        build_agent.cache_clear()
+        jax.clear_caches()
     return read_histories(file, list(range(seeds)))
-
-
-def write_records(file: Path, history: UpdateMetrics, batch_size: int) -> None:
-    """Write a history [seeds, updates, ...] as a run does; the file is whole or not there."""
-    records = to_records(history, 0, batch_size, list(range(history.kl.shape[0])))
-    unfinished = file.with_suffix(".part")
-    unfinished.write_text("".join(json.dumps(record) + "\n" for record in records))
-    os.replace(unfinished, file)
-
-
-def forget_programs() -> None:
-    """XLA's CPU client dies when a process has compiled some hundred programs."""
-    build_agent.cache_clear()
-    jax.clear_caches()
 
 
 def diagnose(training: Training, records: list[History]) -> list[trpo_jax.Diagnosis]:
@@ -84,19 +71,17 @@ def is_right(training: Training, diagnosis: trpo_jax.Diagnosis) -> bool:
     return bool(diagnosis.findings) and diagnosis.findings[0].name == training.expected
 
 
-def row(label: str, training: Training, diagnoses: list[trpo_jax.Diagnosis]) -> list[str]:
+def row(label: str, training: Training, diagnoses: list[trpo_jax.Diagnosis]) -> dict[str, str]:
     """One row of the table."""
-    main = [each.findings[0] for each in diagnoses if each.findings]
-    others = [finding for each in diagnoses for finding in each.findings[1:]]
     right = sum(is_right(training, each) for each in diagnoses)
-    cells = [
-        label.replace("_", " "),
-        training.env.name,
-        f"{training.expected}: {right} of {len(diagnoses)}",
-        counted(main) or "–",
-        counted(others) or "–",
-    ]
-    print(" | ".join(cells), flush=True)
+    cells = {
+        "injected": "nothing" if training.expected == SILENT else label.replace("_", " "),
+        "environment": training.env.name,
+        "right": f"{training.expected}: {right} of {len(diagnoses)}",
+        "main findings": counted([f for each in diagnoses for f in each.findings[:1]]) or "–",
+        "other findings": counted([f for each in diagnoses for f in each.findings[1:]]) or "–",
+    }
+    print(*cells.values(), sep=" | ", flush=True)
     return cells
 
 
@@ -106,15 +91,40 @@ def counted(findings: list[trpo_jax.Finding]) -> str:
     return ", ".join(f"{name}: {count}" for name, count in counts.most_common())
 
 
+def confusion_table(
+    arguments: argparse.Namespace, directory: Path
+) -> tuple[list[dict[str, str]], int, int]:
+    """The rows, how many faulty runs got their name, how many healthy ones a severe finding."""
+    faulty = [(f.__name__, f(env_id)) for f, env_ids in FAULTS.items() for env_id in env_ids]
+    sound = [("healthy", healthy(env_id)) for env_id in HEALTHY]
+    if arguments.quick:
+        faulty, sound = faulty[:1], sound[:1]
+    rows, right, false_alarms = [], 0, 0
+    for label, training in [*faulty, *sound]:
+        size = arguments.seeds, arguments.updates
+        if training.expected == SILENT:
+            updates = arguments.healthy_steps // training.config.batch_size
+            size = arguments.healthy_seeds, updates
+        diagnoses = diagnose(training, histories(label, training, *size, directory))
+        rows.append(row(label, training, diagnoses))
+        if training.expected == SILENT:
+            false_alarms += sum(each.severe for each in diagnoses)
+        else:
+            right += sum(is_right(training, each) for each in diagnoses)
+    return rows, right, false_alarms
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = report.parser(__doc__, "doctor.md")
     parser.add_argument("--seeds", type=int, default=2, help="seeds per fault and environment")
     parser.add_argument("--updates", type=int, default=25, help="updates of a faulty run")
     parser.add_argument("--healthy-seeds", type=int, default=4)
     parser.add_argument("--healthy-steps", type=int, default=100_000)
     parser.add_argument("--histories", type=Path, help="directory in which records are kept")
-    parser.add_argument("--out", type=Path, default=report.RESULTS / "doctor.md")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.seeds = arguments.healthy_seeds = 1
+        arguments.updates, arguments.healthy_steps = 3, 8192
     with tempfile.TemporaryDirectory() as temporary:
         directory = arguments.histories or Path(temporary)
         directory.mkdir(parents=True, exist_ok=True)
@@ -128,32 +138,11 @@ def main() -> None:
         f"{num_healthy} healthy runs have a severe finding. Every run is diagnosed by itself. "
         f"Faulty runs have {arguments.updates} updates of 1024 steps; healthy ones are "
         f"{arguments.healthy_steps:,} steps of the preset.",
-        report.table(HEADER, rows),
+        report.records(rows),
         NOTES,
         "What is injected:",
         "\n".join(f"- {fault.__name__.replace('_', ' ')}: {fault.__doc__}" for fault in FAULTS),
     )
-    print(f"written: {arguments.out}")
-
-
-def confusion_table(
-    arguments: argparse.Namespace, directory: Path
-) -> tuple[list[list[str]], int, int]:
-    """The rows, how many faulty runs got their name, how many healthy ones a severe finding."""
-    rows, right, false_alarms = [], 0, 0
-    for fault, env_ids in FAULTS.items():
-        for env_id in env_ids:
-            training, size = fault(env_id), (arguments.seeds, arguments.updates)
-            diagnoses = diagnose(training, histories(fault.__name__, training, *size, directory))
-            rows.append(row(fault.__name__, training, diagnoses))
-            right += sum(is_right(training, each) for each in diagnoses)
-    for env_id in HEALTHY:
-        training = healthy(env_id)
-        size = (arguments.healthy_seeds, arguments.healthy_steps // training.config.batch_size)
-        diagnoses = diagnose(training, histories("healthy", training, *size, directory))
-        rows.append(row("nothing", training, diagnoses))
-        false_alarms += sum(each.severe for each in diagnoses)
-    return rows, right, false_alarms
 
 
 if __name__ == "__main__":

@@ -4,16 +4,13 @@ python benchmarks/environments.py                               all of them: an 
 python benchmarks/environments.py --suite brax --backend spring   some; the other rows are kept
 """
 
-import argparse
-import json
 import sys
 import time
-from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import problems
 import report
 
 import trpo_jax
@@ -35,25 +32,12 @@ NAN_BY_DESIGN = {"candidate_kls", "episode_return", "episode_length"}
 NOT_OFFERED = "brax has no such backend of it; refused"
 
 
-class Row(NamedTuple):
-    env_id: str
-    backend: str
-    obs_shape: str
-    action_space: str
-    compile_seconds: str
-    update_seconds: str
-    status: str
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=report.RESULTS / "environments.md")
-    parser.add_argument("--quick", action="store_true", help="a sample that a CI can afford")
+    parser = report.parser(__doc__, "environments.md")
     parser.add_argument("--suite", choices=SUITES, help="only this suite; other rows are kept")
     parser.add_argument("--backend", choices=BACKENDS, help="only this backend of brax")
     parser.add_argument("--name", default="", help="only environments whose id contains this")
     arguments = parser.parse_args()
-
     cases = [
         (env_id, backend)
         for env_id, backend in (QUICK if arguments.quick else all_cases())
@@ -63,35 +47,34 @@ def main() -> int:
     ]
     failed = 0
     for number, (env_id, backend) in enumerate(cases, start=1):
-        row = check(env_id, backend)
-        failed += not passes(row)
+        row = [env_id, backend or "–", *check(env_id, backend)]
+        failed += not (row[-1].startswith("ok") or row[-1] == NOT_OFFERED)
         print(f"{number:3d}/{len(cases)}", *row, flush=True)
         save(arguments.out, row)
-        forget()
+        # Some hundred compiled programs do not fit into memory together.
+        build_agent.cache_clear()
+        jax.clear_caches()
     print(f"{len(cases) - failed} of {len(cases)} passed")
     return 1 if failed else 0
 
 
 def all_cases():
     for env_id in trpo_jax.list_environments():
-        if env_id.startswith("brax/"):
-            yield from ((env_id, backend) for backend in BACKENDS)
-        else:
-            yield env_id, None
+        for backend in BACKENDS if env_id.startswith("brax/") else (None,):
+            yield env_id, backend
 
 
-def check(env_id: str, backend: str | None) -> Row:
-    """Init and two updates; whatever goes wrong becomes the status of the row."""
-    obs_shape = action_space = "–"
+def check(env_id: str, backend: str | None) -> list[str]:
+    """Init and two updates; whatever goes wrong becomes the status, which comes last."""
+    spaces = ["–", "–"]
     compile_seconds = update_seconds = float("nan")
     try:
         env = trpo_jax.make_env(env_id, **({"backend": backend} if backend else {}))
-        obs_shape, action_space = str(env.obs_shape), describe(env.action_space)
+        spaces = [str(env.obs_shape), describe(env.action_space)]
         agent = trpo_jax.make_trpo(env, CONFIG)
         hparams = trpo_jax.HParams().as_arrays()
         start = time.perf_counter()
-        init = jax.jit(agent.init).lower(jax.random.key(0)).compile()
-        state = init(jax.random.key(0))
+        state = jax.jit(agent.init).lower(jax.random.key(0)).compile()(jax.random.key(0))
         update = jax.jit(agent.update).lower(state, hparams).compile()
         compile_seconds = time.perf_counter() - start
 
@@ -99,7 +82,7 @@ def check(env_id: str, backend: str | None) -> Row:
         start = time.perf_counter()
         state, second = jax.block_until_ready(update(state, hparams))
         update_seconds = time.perf_counter() - start
-        status = "; ".join(problems(state, (first, second), hparams)) or "ok"
+        status = "; ".join(complaints(state, (first, second), hparams)) or "ok"
         taken = [bool(metrics.accepted) for metrics in (first, second)]
         status += "" if all(taken) else f" ({sum(taken)} of 2 steps accepted)"
     except Exception as error:
@@ -107,29 +90,15 @@ def check(env_id: str, backend: str | None) -> Row:
         status = f"{type(error).__name__}: {text[:160]}"
         if "is not one that brax has" in text:
             status = NOT_OFFERED
-    return Row(
-        env_id,
-        backend or "–",
-        obs_shape,
-        action_space,
-        f"{compile_seconds:.1f}",
-        f"{update_seconds:.3f}",
-        status,
-    )
+    return [*spaces, f"{compile_seconds:.1f}", f"{update_seconds:.3f}", status]
 
 
-def passes(row: Row) -> bool:
-    return row.status.startswith("ok") or row.status == NOT_OFFERED
-
-
-def problems(state, history, hparams) -> list[str]:
+def complaints(state, history, hparams) -> list[str]:
     """What is wrong after the updates; nothing, one hopes."""
     found = []
-    learned = state.replace(env_state=(), key=(), policy_step_state=state.policy_step_state)
-    bad = not_finite(learned)
+    bad = not_finite(problems.without_environment(state))
     for metrics in history:
-        numbers = {k: v for k, v in vars(metrics).items() if k not in NAN_BY_DESIGN}
-        bad += not_finite(numbers)
+        bad += not_finite({k: v for k, v in vars(metrics).items() if k not in NAN_BY_DESIGN})
         if bool(metrics.accepted) and not float(metrics.kl) <= float(hparams.max_kl):
             found.append(f"accepted a KL of {float(metrics.kl):.3g}")
         if float(metrics.valid_fraction) < 1:
@@ -156,23 +125,13 @@ def describe(space) -> str:
     return f"MultiDiscrete{space.num_categories}"
 
 
-def forget() -> None:
-    """Free compiled programs: some hundred of them do not fit into memory together."""
-    build_agent.cache_clear()
-    jax.clear_caches()
-
-
-def save(path: Path, row: Row) -> None:
+def save(path, row: list[str]) -> None:
     """Add or replace one row of the table."""
-    store = path.with_suffix(".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stored = json.loads(store.read_text()) if store.exists() else {}
-    stored[f"{row.env_id} {row.backend}"] = list(row)
-    store.write_text(json.dumps(stored, indent=1) + "\n")
+    stored = report.keep(path, {" ".join(row[:2]): row})
     order = [f"{env_id} {backend or '–'}" for env_id, backend in all_cases()]
-    rows = [Row(*stored[key]) for key in order if key in stored]
-    passed = sum(row.status.startswith("ok") for row in rows)
-    missing = sum(row.status == NOT_OFFERED for row in rows)
+    rows = [stored[key] for key in order if key in stored]
+    passed = sum(row[-1].startswith("ok") for row in rows)
+    missing = sum(row[-1] == NOT_OFFERED for row in rows)
     report.write(
         path,
         "Every environment",

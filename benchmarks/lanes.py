@@ -8,17 +8,18 @@ do over what the lanes need. `solve` times solve and line search per lane on rea
 are and as alternatives. `train` times whole updates. Each rewrites its section of the report.
 """
 
-import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import report
-from real_batches import draw_lanes, flat_problem
+from problems import dot, flat_problem, next_problem
+from timing import best, compiled, interleaved, ratio
 
 import trpo_jax
-from trpo_jax.solver import trees
 
 CONFIG = trpo_jax.TRPOConfig()
 BOUNDS = (0.001, 0.003, 0.01, 0.02, 0.03, 0.06, 0.1, 0.3)
@@ -66,26 +67,43 @@ def ratios(name: str, needed: np.ndarray) -> list[str]:
     return row
 
 
+class Lanes(NamedTuple):
+    """Leaves [L, …]: what the policy step of each lane begins with."""
+
+    params: Any
+    batch: Any
+    hparams: trpo_jax.HParams
+
+
+def draw_lanes(agent, num_lanes: int, updates: int) -> Lanes:
+    """Trains runs with several bounds and draws the batch of each one's next update."""
+    bounds = [BOUNDS[i % len(BOUNDS)] for i in range(num_lanes)]
+    hparams = trpo_jax.HParams.stack([trpo_jax.HParams(max_kl=bound) for bound in bounds])
+
+    def run(lane):
+        key, setting = lane
+        state, _ = agent.train(agent.init(key), setting, num_updates=updates)
+        return state.policy_params, next_problem(agent, CONFIG, state, setting).batch
+
+    keys = jax.random.split(jax.random.key(1), num_lanes)
+    return Lanes(*jax.jit(sliced(run, SLICE))((keys, hparams)), hparams)
+
+
 def solve(lane_counts: tuple[int, ...], repeats: int) -> list[list[str]]:
     """ms per lane of gradient and solve, and of the line search, the library's way and others."""
-    bounds = [BOUNDS[i % len(BOUNDS)] for i in range(64)]
-    settings = [trpo_jax.HParams(max_kl=bound) for bound in bounds]
-    runs = draw_lanes(make_agent(), CONFIG, settings, updates=3)
-    cases = {}
+    runs = draw_lanes(make_agent(), min(64, max(lane_counts)), updates=3)
+    functions = {name: jax.vmap(function) for name, function in variants().items()}
+    functions[f"the same, in slices of {SLICE}"] = sliced(variants()[WHILE], SLICE)
+    calls = {}
     for count in lane_counts:
-        index = np.arange(count) % len(settings)
+        index = np.arange(count) % len(runs.hparams.max_kl)
         lanes = jax.tree.map(lambda leaf, i=index: leaf[i], runs)
-        for name, function in variants().items():
-            cases[name, count] = (compiled(jax.vmap(function), lanes), lanes)
-        in_slices = sliced(variants()[WHILE], SLICE)
-        cases[f"the same, in slices of {SLICE}", count] = (compiled(in_slices, lanes), lanes)
-    times = interleaved(cases, repeats)
-    names = dict.fromkeys(name for name, _ in cases)
-    return [[n, *(f"{min(times[n, count]):.2f}" for count in lane_counts)] for n in names]
-
-
-def compiled(function: Callable, argument) -> Callable:
-    return jax.jit(function).lower(argument).compile()
+        calls |= {(name, count): compiled(fn, lanes) for name, fn in functions.items()}
+    times = best(interleaved(calls, repeats))
+    return [
+        [name, *(f"{1e3 * times[name, count] / count:.2f}" for count in lane_counts)]
+        for name in functions
+    ]
 
 
 WHILE = "gradient and CG, 10 iterations: while_loop"
@@ -102,24 +120,31 @@ def variants() -> dict[str, Callable]:
             return problem.product(vector) + lane.hparams.cg_damping * vector
 
         x = solver(damped, problem.gradient, iterations)
-        scale = jnp.sqrt(2 * lane.hparams.max_kl / trees.dot(x, problem.gradient))
-        return problem, scale * x
+        return problem, jnp.sqrt(2 * lane.hparams.max_kl / dot(x, problem.gradient)) * x
 
-    def search(lane, searcher):
+    def library_cg(damped, gradient, iterations):
+        return trpo_jax.cg_solve(damped, gradient, max_iters=iterations, tol=0.0).x
+
+    def in_turn(lane):
         problem, step = full_step(lane, library_cg, 1)
-        return searcher(problem, step, lane.hparams)
+        bound = {"max_kl": lane.hparams.max_kl}
+        return trpo_jax.line_search(problem.evaluate, problem.flat, step, **bound).params
+
+    def at_once(lane):
+        problem, step = full_step(lane, library_cg, 1)
+        fractions = lane.hparams.backtrack_factor ** jnp.arange(CONFIG.max_backtracks + 1)
+        candidates = problem.flat + fractions[:, None] * step
+        improvement, kl = jax.vmap(problem.evaluate)(candidates)
+        good = (kl <= lane.hparams.max_kl) & (improvement > 0)
+        return jnp.where(jnp.any(good), candidates[jnp.argmax(good)], problem.flat)
 
     return {
         WHILE: lambda lane: full_step(lane, library_cg, 10)[1],
         "the same: fixed number, masked": lambda lane: full_step(lane, masked_cg, 10)[1],
         "gradient, one iteration": lambda lane: full_step(lane, library_cg, 1)[1],
-        "that and line search: while_loop": lambda lane: search(lane, in_turn),
-        "that and line search: all candidates at once": lambda lane: search(lane, at_once),
+        "that and line search: while_loop": in_turn,
+        "that and line search: all candidates at once": at_once,
     }
-
-
-def library_cg(damped, gradient, iterations):
-    return trpo_jax.cg_solve(damped, gradient, max_iters=iterations, tol=0.0).x
 
 
 def masked_cg(damped, gradient, iterations):
@@ -128,29 +153,16 @@ def masked_cg(damped, gradient, iterations):
     def iterate(_, carry):
         x, residual, direction, squared = carry
         product = damped(direction)
-        curvature = trees.dot(direction, product)
+        curvature = dot(direction, product)
         usable = (curvature > 0) & (squared > 0)
         step = jnp.where(usable, squared / jnp.where(usable, curvature, 1), 0)
         residual = residual - step * product
-        after = trees.dot(residual, residual)
+        after = dot(residual, residual)
         direction = residual + jnp.where(usable, after / squared, 0) * direction
         return x + step * direction, residual, direction, after
 
-    start = jnp.zeros_like(gradient), gradient, gradient, trees.dot(gradient, gradient)
+    start = jnp.zeros_like(gradient), gradient, gradient, dot(gradient, gradient)
     return jax.lax.fori_loop(0, iterations, iterate, start)[0]
-
-
-def in_turn(problem, step, hparams):
-    return trpo_jax.line_search(problem.evaluate, problem.flat, step, max_kl=hparams.max_kl).params
-
-
-def at_once(problem, step, hparams):
-    fractions = hparams.backtrack_factor ** jnp.arange(CONFIG.max_backtracks + 1)
-    improvement, kl = jax.vmap(lambda share: problem.evaluate(problem.flat + share * step))(
-        fractions
-    )
-    good = (kl <= hparams.max_kl) & (improvement > 0)
-    return problem.flat + jnp.where(jnp.any(good), fractions[jnp.argmax(good)], 0) * step
 
 
 def sliced(function: Callable, size: int | None) -> Callable:
@@ -164,30 +176,18 @@ def train(lane_counts: tuple[int, ...], num_updates: int, repeats: int) -> list[
     def run(state):
         return agent.train(state, hparams, num_updates=num_updates)[0]
 
-    cases = {("one run", 1): (run, agent.init(jax.random.key(0)))}
+    calls = {("one run", 1): partial(run, agent.init(jax.random.key(0)))}
     for count in lane_counts:
         states = jax.jit(jax.vmap(agent.init))(jax.random.split(jax.random.key(0), count))
-        cases[f"{count} lanes, vmapped", count] = (jax.jit(jax.vmap(run)), states)
-    cases[f"{count} lanes in slices of {SLICE}", count] = (jax.jit(sliced(run, SLICE)), states)
-    for case, (program, states) in cases.items():
-        cases[case] = (program, jax.block_until_ready(program(states)))
-    times = interleaved(cases, repeats)
-    single = np.array(times["one run", 1])
+        calls[f"{count} lanes, vmapped", count] = partial(jax.jit(jax.vmap(run)), states)
+        in_slices = partial(jax.jit(sliced(run, SLICE)), states)
+        calls[f"{count} lanes in slices of {SLICE}", count] = in_slices
+    times = {case: seconds / case[1] for case, seconds in interleaved(calls, repeats).items()}
     return [
-        [name, f"{np.median(per) / num_updates:.1f}", f"{np.median(np.array(per) / single):.2f}"]
-        for (name, _), per in times.items()
-    ]
-
-
-def interleaved(cases: dict, repeats: int) -> dict[tuple[str, int], list[float]]:
-    """ms per lane, one run of each case in turn."""
-    times: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
-    for _ in range(repeats):
-        for case, (program, lanes) in cases.items():
-            start = time.perf_counter()
-            jax.block_until_ready(program(lanes))
-            times[case].append(1e3 * (time.perf_counter() - start) / case[1])
-    return times
+        [case[0], f"{1e3 * np.median(seconds) / num_updates:.1f}",
+         f"{ratio(times, case, ('one run', 1)):.2f}"]
+        for case, seconds in times.items()
+    ]  # fmt: skip
 
 
 def section(part: str, quick: bool) -> str:
@@ -203,18 +203,17 @@ def section(part: str, quick: bool) -> str:
     return report.table(header, train(counts, 2 if quick else 5, 1 if quick else 7))
 
 
-def main() -> None:
-    arguments = report.part_arguments(__doc__, PARTS, "lanes.md")
-    text = section(arguments.part, arguments.quick)
-    report.write_part(arguments.out, "What lanes cost", PARTS, arguments.part, text)
-    print(text)
-
-
 PARTS = {
     "work": "Work done over work needed",
     "solve": "Time of the loops, per lane",
     "train": "Time of whole updates, CartPole-v1 with the default configuration",
 }
+
+
+def main() -> None:
+    arguments = report.parser(__doc__, "lanes.md", PARTS).parse_args()
+    text = section(arguments.part, arguments.quick)
+    report.write_part(arguments.out, "What lanes cost", PARTS, arguments.part, text)
 
 
 if __name__ == "__main__":

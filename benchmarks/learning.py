@@ -4,13 +4,9 @@ python benchmarks/learning.py                     all of them
 python benchmarks/learning.py CartPole-v1 hopper  some of them; the others keep their rows
 """
 
-import argparse
 import datetime
-import json
-from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import report
 
@@ -41,36 +37,30 @@ def study(name: str, num_seeds: int, num_episodes: int, total_steps: int | None)
     """Train one preset over seeds in one program; returns the row of the table."""
     keywords, threshold, zoo = TARGETS[name]
     preset = get_preset(name)
-    steps = total_steps or preset.total_steps
-    env = trpo_jax.make_env(name, **keywords)
-    agent = trpo_jax.make_trpo(env, preset.config)
-    num_updates = max(1, steps // preset.config.batch_size)
-    evaluate = jax.jit(
-        jax.vmap(lambda s, k: agent.evaluate(s, k, num_episodes=num_episodes).returns)
-    )
-    eval_keys = jax.random.split(jax.random.key(10_000), num_seeds)
+    agent = trpo_jax.make_trpo(trpo_jax.make_env(name, **keywords), preset.config)
+    num_updates = max(1, (total_steps or preset.total_steps) // preset.config.batch_size)
 
+    def play(state, key, deterministic):
+        return agent.evaluate(state, key, num_episodes, deterministic=deterministic).returns
+
+    keys = jax.random.split(jax.random.key(10_000), num_seeds)
     state = jax.vmap(agent.init)(jax.random.split(jax.random.key(0), num_seeds))
-    untrained = jax.vmap(
-        lambda s, k: agent.evaluate(s, k, num_episodes=num_episodes, deterministic=False).returns
-    )(state, eval_keys)
+    untrained = jax.vmap(lambda s, k: play(s, k, False))(state, keys)
     train = jax.jit(jax.vmap(lambda s: agent.train(s, preset.hparams, num_updates=num_updates)))
     state, history = train(state)
-    returns = np.asarray(evaluate(state, eval_keys)).mean(axis=1)
+    returns = np.asarray(jax.jit(jax.vmap(lambda s, k: play(s, k, True)))(state, keys)).mean(axis=1)
 
-    first = float(jnp.nanmean(history.episode_return[:, 0]))
-    label = name + "".join(f", {key} {value}" for key, value in keywords.items())
-    reached = "" if threshold is None else f"{threshold:g}: " + _reached(returns, threshold)
+    reached = "" if threshold is None else f"{threshold:g}: {np.sum(returns >= threshold)} of"
     return [
-        label,
+        name + "".join(f", {key} {value}" for key, value in keywords.items()),
         str(num_seeds),
         str(num_episodes),
         f"{num_updates * preset.config.batch_size:,}",
-        f"{first:.2f}",
+        f"{np.nanmean(history.episode_return[:, 0]):.2f}",
         f"{returns.mean():.2f}",
         f"{returns.min():.2f}",
         " ".join(f"{value:.4g}" for value in np.sort(returns)),
-        reached,
+        reached and f"{reached} {num_seeds} seeds",
         zoo,
         f"{float(untrained.mean()):.2f}",
         f"{float(history.accepted.mean()):.2f}",
@@ -78,28 +68,18 @@ def study(name: str, num_seeds: int, num_episodes: int, total_steps: int | None)
     ]
 
 
-def _reached(returns: np.ndarray, threshold: float) -> str:
-    return f"{int((returns >= threshold).sum())} of {returns.size} seeds"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = report.parser(__doc__, "learning.md")
     parser.add_argument("names", nargs="*", default=[])
     parser.add_argument("--num-seeds", type=int, default=10)
     parser.add_argument("--num-episodes", type=int, default=64)
     parser.add_argument("--total-steps", type=int, help="instead of the preset's")
-    parser.add_argument("--out", type=Path, default=report.RESULTS / "learning.md")
     arguments = parser.parse_args()
-    store = arguments.out.with_suffix(".json")
-    store.parent.mkdir(parents=True, exist_ok=True)
+    size = arguments.num_seeds, arguments.num_episodes, arguments.total_steps
     for name in arguments.names or TARGETS:
-        row = study(name, arguments.num_seeds, arguments.num_episodes, arguments.total_steps)
+        row = study(name, *(2, 2, 2048) if arguments.quick else size)
         print(dict(zip(HEADER, row, strict=True)), flush=True)
-        # Read again: another process may have added rows meanwhile.
-        rows = (json.loads(store.read_text()) if store.exists() else {}) | {name: row}
-        store.write_text(json.dumps(rows, indent=1) + "\n")
-    rows = json.loads(store.read_text())
-    ordered = [rows[name] for name in TARGETS if name in rows]
+        rows = report.keep(arguments.out, {name: row})
     report.write(
         arguments.out,
         "It learns",
@@ -108,9 +88,8 @@ def main() -> None:
         "counts seeds whose mean return is at least it. Rows may come from several calls of the "
         "script, which differ in `--num-seeds`, `--num-episodes` and `--total-steps` as the "
         "columns say; the command above is the last one.",
-        report.table(HEADER, ordered),
+        report.table(HEADER, [rows[name] for name in TARGETS if name in rows]),
     )
-    print(f"written: {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Peak memory against `curvature_chunk_size`, by the compiled program's own account.
+"""Peak memory against the size of micro-batches, by the compiled program's own account.
 
 python benchmarks/memory.py peak|time [--quick]
 
@@ -7,21 +7,17 @@ policies of 1 M and 10 M parameters at a batch of 65,536 and runs nothing. `time
 step on a smaller batch, whole and in chunks interleaved: the overhead, and how equal results are.
 """
 
-import time
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
+import pictures
+import problems
 import report
 from jax.flatten_util import ravel_pytree
+from problems import Shape
+from timing import compiled, interleaved, ratio, working_memory
 
 import trpo_jax
-from trpo_jax.learner.objective import make_objective
-from trpo_jax.learner.types import Batch
-from trpo_jax.solver import trees
-from trpo_jax.solver.objective import curvature_product, evaluation
 
 OBS, ACTIONS = 17, 6
 POLICIES = {"1 M": (1000, 1000), "10 M": (2240, 2240, 2240)}
@@ -46,109 +42,76 @@ class Idle(trpo_jax.Environment):
 
 
 def config_of(hidden: tuple[int, ...], batch: int, chunk: int | None) -> trpo_jax.TRPOConfig:
-    return trpo_jax.TRPOConfig(
-        num_envs=64,
-        num_steps=batch // 64,
-        hidden_sizes=hidden,
-        curvature_chunk_size=chunk,
-        value_minibatch_size=64,
-    )
+    size = {"num_envs": 64, "num_steps": batch // 64, "hidden_sizes": hidden}
+    return problems.in_micro_batches(trpo_jax.TRPOConfig(**size, value_minibatch_size=64), chunk)
 
 
-def peaks(quick: bool) -> dict[str, dict]:
-    """Bytes of temporaries per policy and chunk size, and of one vector of parameters."""
-    results: dict[str, dict] = {}
+def peaks(quick: bool) -> list[dict]:
+    """Per policy and micro-batch: MiB of temporaries, and of one vector of parameters."""
+    rows = []
     for name, hidden in {"small": (32, 32)}.items() if quick else POLICIES.items():
-        results[name] = {}
         for chunk in (None, 256) if quick else CHUNKS:
-            config = config_of(hidden, 1024 if quick else BATCH, chunk)
-            agent = trpo_jax.make_trpo(Idle(), config)
+            agent = trpo_jax.make_trpo(Idle(), config_of(hidden, 1024 if quick else BATCH, chunk))
             state = jax.eval_shape(agent.init, jax.random.key(0))
             state, trajectory = jax.eval_shape(agent.rollout, state)
-            program = (
-                jax.jit(lambda s, t, a=agent: a.learn(s, t)).lower(state, trajectory).compile()
-            )
-            results[name][chunk] = program.memory_analysis().temp_size_in_bytes
+            peak = working_memory(lambda s, t, a=agent: a.learn(s, t), state, trajectory) / 2**20
             sizes = [leaf.size for leaf in jax.tree.leaves(state.policy_params)]
-            results[name]["parameters"] = 4 * sum(sizes)
-            print(name, chunk, results[name][chunk] / 2**20, flush=True)
-    return results
-
-
-def rows_of_peaks(results: dict[str, dict]) -> list[list[str]]:
-    rows = []
-    for name, sizes in results.items():
-        for chunk in measured(sizes):
-            share = sizes[chunk] / sizes[None]
             rows.append(
-                [name, chunk or "whole batch", f"{sizes[chunk] / 2**20:.0f}", f"{share:.3f}",
-                 f"{sizes[chunk] / sizes['parameters']:.1f}"]
-            )  # fmt: skip
+                {"policy": name, "chunk": chunk, "peak": peak, "vector": sum(sizes) / 2**18}
+            )
+            print(rows[-1], flush=True)
     return rows
 
 
-def measured(sizes: dict) -> list[int | None]:
-    return [chunk for chunk in CHUNKS if chunk in sizes]
+def table_of_peaks(rows: list[dict]) -> str:
+    whole = {row["policy"]: row["peak"] for row in rows if row["chunk"] is None}
+    return report.records([
+        {
+            "policy": row["policy"],
+            "chunk": row["chunk"] or "whole batch",
+            "temporaries, MiB": f"{row['peak']:.0f}",
+            "of the whole batch": f"{row['peak'] / whole[row['policy']]:.3f}",
+            "parameter vectors": f"{row['peak'] / row['vector']:.1f}",
+        }
+        for row in rows
+    ])  # fmt: skip
 
 
-def draw(results: dict[str, dict], path: Path) -> None:
-    figure, axis = plt.subplots(figsize=(6, 4))
-    for name, sizes in results.items():
-        chunks = [chunk for chunk in measured(sizes) if chunk]
-        (line,) = axis.loglog(chunks, [sizes[c] / 2**20 for c in chunks], "o-", label=name)
-        axis.axhline(sizes[None] / 2**20, color=line.get_color(), linestyle="--")
-        axis.axhline(sizes["parameters"] / 2**20, color=line.get_color(), linestyle=":")
-    axis.set_xlabel("curvature_chunk_size")
-    axis.set_ylabel("peak of temporaries, MiB")
+def draw(rows: list[dict]):
+    figure, [axis] = pictures.panels(1, width=6, height=4)
+    for name in dict.fromkeys(row["policy"] for row in rows):
+        whole, *parts = [row for row in rows if row["policy"] == name]
+        chunks, values = [row["chunk"] for row in parts], [row["peak"] for row in parts]
+        (line,) = axis.loglog(chunks, values, "o-", label=name)
+        axis.axhline(whole["peak"], color=line.get_color(), linestyle="--")
+        axis.axhline(whole["vector"], color=line.get_color(), linestyle=":")
+    axis.set(xlabel="examples in a micro-batch", ylabel="peak of temporaries, MiB")
     axis.set_title(f"batch {BATCH}; dashed: whole batch; dotted: one vector of parameters")
     axis.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 def times(quick: bool) -> list[list[str]]:
     """The policy step whole and in chunks, interleaved: its time; and how far gradient, curvature
     product and step are from those of the whole batch, and from the same in float64."""
-    rows = []
-    cases = {"small": ((32, 32), 256)} if quick else {"1 M": (POLICIES["1 M"], 2048)}
-    for name, (hidden, batch_size) in cases.items():
-        agent = trpo_jax.make_trpo(Idle(), config_of(hidden, batch_size, None))
-        params = agent.policy.init(jax.random.key(0))
-        batch = random_batch(agent.policy, params, batch_size)
-        objective = make_objective(agent.policy, 0.0)
-        chunks = (None, batch_size // 4, batch_size // 16)
-        configs = {chunk: config_of(hidden, batch_size, chunk) for chunk in chunks}
-        steps = {
-            chunk: jax.jit(step_in(objective, config)).lower(params, batch).compile()
-            for chunk, config in configs.items()
-        }
-        seconds: dict = {chunk: [] for chunk in chunks}
-        for _ in range(1 if quick else 5):
-            for chunk, step in steps.items():
-                start = time.perf_counter()
-                jax.block_until_ready(step(params, batch))
-                seconds[chunk].append(time.perf_counter() - start)
-        results = {
-            chunk: (
-                *jax.jit(parts_of(objective, configs[chunk]))(params, batch),
-                step(params, batch),
-            )
-            for chunk, step in steps.items()
-        }
-        with jax.enable_x64(True):
-            wide = trees.cast((params, batch), jnp.float64)
-            exact = (
-                *jax.jit(parts_of(objective, configs[None]))(*wide),
-                jax.jit(step_in(objective, configs[None]))(*wide),
-            )
-        for chunk in chunks:
-            ratio = np.median(np.array(seconds[chunk]) / np.array(seconds[None]))
-            rows.append(
-                [name, batch_size, chunk or "whole batch", f"{ratio:.2f}",
-                 *(f"{gap(x, y):.1e}" for x, y in zip(results[chunk], results[None], strict=True)),
-                 *(f"{gap(x, y):.1e}" for x, y in zip(results[chunk], exact, strict=True))]
-            )  # fmt: skip
-    return rows
+    name, hidden, size = ("small", (32, 32), 256) if quick else ("1 M", POLICIES["1 M"], 2048)
+    policy, _, params, _, batch = problems.make_problem(Shape(size, OBS, ACTIONS, hidden))
+    calls, results = {}, {}
+    for chunk in (None, size // 4, size // 16):
+        sums, step = parts_of(policy, config_of(hidden, size, chunk))
+        calls[chunk] = compiled(step, params, batch)
+        results[chunk] = (*jax.jit(sums)(params, batch), calls[chunk]())
+    seconds = interleaved(calls, 1 if quick else 5)
+    with jax.enable_x64(True):
+        wide = problems.cast((params, batch), jnp.float64)
+        sums, step = (jax.jit(fn) for fn in parts_of(policy, config_of(hidden, size, None)))
+        exact = (*sums(*wide), step(*wide))
+    return [
+        [name, size, chunk or "whole batch", f"{ratio(seconds, chunk, None):.2f}",
+         *(f"{gap(x, y):.1e}" for x, y in zip(found, results[None], strict=True)),
+         *(f"{gap(x, y):.1e}" for x, y in zip(found, exact, strict=True))]
+        for chunk, found in results.items()
+    ]  # fmt: skip
 
 
 def gap(left: jax.Array, right: jax.Array) -> float:
@@ -156,63 +119,38 @@ def gap(left: jax.Array, right: jax.Array) -> float:
     return float(np.linalg.norm(left - right) / np.linalg.norm(right))
 
 
-def parts_of(objective, config: trpo_jax.TRPOConfig):
-    """(params, batch) -> gradient g, curvature product H g: what is summed over micro-batches."""
+def parts_of(policy, config: trpo_jax.TRPOConfig):
+    """Functions of (params, batch): what is summed over micro-batches, and what comes of it.
 
-    def parts(params, batch):
+    That is the gradient g and the product H g; and the step that ten iterations of conjugate
+    gradients and the line search make.
+    """
+    improve = problems.policy_step(policy, config)
+
+    def sums(params, batch):
         with jax.default_matmul_precision("highest"):
-            gradient = jax.grad(lambda p: evaluation(objective, batch, config)(p)[0])(params)
-            product = curvature_product(objective, params, batch, config)(gradient)
-        return ravel_pytree(gradient)[0], ravel_pytree(product)[0]
-
-    return parts
-
-
-def step_in(objective, config: trpo_jax.TRPOConfig):
-    """(params, batch) -> what ten iterations of conjugate gradients and the line search make."""
-    hparams = trpo_jax.HParams(cg_tol=0.0).as_arrays()
+            problem = problems.flat_problem(policy, params, batch, config)
+            return problem.gradient, problem.product(problem.gradient)
 
     def step(params, batch):
-        new, _ = trpo_jax.trust_region_step(objective, params, batch, hparams, config)
-        return ravel_pytree(new)[0] - ravel_pytree(params)[0]
+        return ravel_pytree(improve(params, batch)[0])[0] - ravel_pytree(params)[0]
 
-    return step
-
-
-def random_batch(policy, params, size: int) -> Batch:
-    keys = jax.random.split(jax.random.key(1), 3)
-    obs = jax.random.normal(keys[0], (size, OBS))
-    distribution = policy.apply(params, obs)
-    action = distribution.sample(keys[1])
-    return Batch(
-        obs=obs,
-        action=action,
-        distribution=distribution,
-        log_prob=distribution.log_prob(action),
-        entropy=distribution.entropy(),
-        advantage=jax.random.normal(keys[2], (size,)),
-        value=jnp.zeros(size),
-        value_target=jnp.zeros(size),
-        weight=jnp.ones(size),
-    )
+    return sums, step
 
 
 def main() -> None:
-    arguments = report.part_arguments(__doc__, PARTS, "memory.md")
+    arguments = report.parser(__doc__, "memory.md", PARTS).parse_args()
     if arguments.part == "peak":
-        results = peaks(arguments.quick)
-        draw(results, arguments.out.with_suffix(".png"))
-        header = ("policy", "chunk", "temporaries, MiB", "of the whole batch", "parameter vectors")
-        text = f"{report.table(header, rows_of_peaks(results))}\n\n![peak](memory.png)"
+        rows = peaks(arguments.quick)
+        picture = pictures.save(draw(rows), arguments.out.with_suffix(".png"))
+        text = f"{table_of_peaks(rows)}\n\n{picture}"
     else:
         header = (
             *("policy", "batch", "chunk", "time", "gradient, to that of the whole batch"),
             *("H g", "step", "gradient, to that in float64", "H g", "step"),
         )
         text = report.table(header, times(arguments.quick))
-    title = "Memory bounded by micro-batches"
-    report.write_part(arguments.out, title, PARTS, arguments.part, text)
-    print(text)
+    report.write_part(arguments.out, "Memory bounded by micro-batches", PARTS, arguments.part, text)
 
 
 if __name__ == "__main__":

@@ -33,9 +33,8 @@ def make(num_envs=8, num_steps=256, cg_iterations=10, epochs=10, minibatch=128):
 
     def init(key):
         keys = jax.random.split(key, 3)
-        obs, env_state = jax.vmap(env.reset, (0, None))(
-            jax.random.split(keys[0], num_envs), env_params
-        )
+        reset_keys = jax.random.split(keys[0], num_envs)
+        obs, env_state = jax.vmap(env.reset, (0, None))(reset_keys, env_params)
         value = critic.init(keys[2], obs[0])
         return key, actor.init(keys[1], obs[0]), value, optimizer.init(value), env_state, obs
 
@@ -46,17 +45,13 @@ def make(num_envs=8, num_steps=256, cg_iterations=10, epochs=10, minibatch=128):
         def step(carry, step_key):
             env_state, obs = carry
             act_key, env_key = jax.random.split(step_key)
-            logits = actor.apply(policy, obs)
-            action = jax.random.categorical(act_key, logits)
-            new_obs, env_state, reward, terminated, truncated, info = jax.vmap(
-                env.step, (0, 0, 0, None)
-            )(jax.random.split(env_key, num_envs), env_state, action, env_params)
-            row = (obs, action, reward, terminated, truncated, info["final_observation"])
-            return (env_state, new_obs), row
+            action = jax.random.categorical(act_key, actor.apply(policy, obs))
+            given = jax.random.split(env_key, num_envs), env_state, action, env_params
+            new_obs, env_state, *outcome, info = jax.vmap(env.step, (0, 0, 0, None))(*given)
+            return (env_state, new_obs), (obs, action, *outcome, info["final_observation"])
 
-        (env_state, obs), rows = lax.scan(
-            step, (env_state, obs), jax.random.split(roll_key, num_steps)
-        )
+        keys = jax.random.split(roll_key, num_steps)
+        (env_state, obs), rows = lax.scan(step, (env_state, obs), keys)
         seen, action, reward, terminated, truncated, final = rows
         v, v_next = critic.apply(value, jnp.stack([seen, final]))[..., 0]
         delta = reward + 0.99 * (1 - terminated) * v_next - v
@@ -112,10 +107,8 @@ def make(num_envs=8, num_steps=256, cg_iterations=10, epochs=10, minibatch=128):
             return jax.tree.map(lambda p, s: p + 0.8**i * scale * s, policy, sol)
 
         def search(carry):
-            i, _ = carry
-            gain, kl = surrogate(candidate(i))
-            base = jnp.mean(adv)
-            return i + 1, (gain > base) & (kl <= 0.01)
+            gain, kl = surrogate(candidate(carry[0]))
+            return carry[0] + 1, (gain > jnp.mean(adv)) & (kl <= 0.01)
 
         tries, ok = lax.while_loop(lambda c: ~c[1] & (c[0] < 10), search, (0, False))
         return jax.tree.map(lambda n, o: jnp.where(ok, n, o), candidate(tries - 1), policy)

@@ -1,4 +1,4 @@
-"""Where does float32 fail in conjugate gradients? True residuals in three precisions.
+"""Where does float32 fail in conjugate gradients? True residuals in two precisions.
 
 python benchmarks/precision.py residuals|time [--quick]
 
@@ -8,168 +8,127 @@ update gains is judged by q(x) = gᵀx / √(xᵀ(H + λI)x): the improvement th
 step of given length, relative to that of float64 after as many iterations.
 """
 
-import time
-from pathlib import Path
-
-import jax
-import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
+import pictures
+import problems
 import report
-from real_batches import CASES, draw_problem, flat_problem
+from problems import CASES, Problem, in_double
+from timing import best, compiled, interleaved, ratio
 
 import trpo_jax
-from trpo_jax.learner.objective import make_objective
-from trpo_jax.solver import trees
 
 ITERATIONS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
 DAMPINGS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-PRECISIONS = {
-    "float32": (jnp.float32, jnp.float32),
-    "mixed": (jnp.float32, jnp.float64),
-    "float64": (jnp.float64, jnp.float64),
-}
+DTYPES = ("float32", "float64")
 FAILS = 0.99
 PARTS = {"residuals": "True residuals", "time": "Time of a solve with 10 iterations"}
 
 
-def solver_of(policy, precision: str, iterations: tuple[int, ...]):
-    """(params, batch, damping) -> per number of iterations: true and reported residual, q."""
-    of_products, of_recurrences = PRECISIONS[precision]
-
-    def solve(params, batch, damping):
-        exact = flat_problem(policy, *trees.cast((params, batch), jnp.float64))
-        problem = flat_problem(policy, *trees.cast((params, batch), of_products))
-        gradient = flat_problem(policy, params, batch).gradient
-
-        def damped(vector):
-            product = problem.product(vector.astype(of_products)).astype(of_recurrences)
-            return product + damping.astype(of_recurrences) * vector
-
-        def judge(count):
-            solution = trpo_jax.cg_solve(
-                damped, gradient.astype(of_recurrences), max_iters=count, tol=0.0
-            )
-            x, target = solution.x.astype(jnp.float64), gradient.astype(jnp.float64)
-            product = exact.product(x) + damping * x
-            norm = jnp.linalg.norm(target)
-            return (
-                jnp.linalg.norm(target - product) / norm,
-                solution.residual_norms[-1] / norm,
-                (target @ x) / jnp.sqrt(x @ product),
-            )
-
-        return jnp.stack([jnp.stack(judge(count)) for count in iterations])
-
-    return solve
+def predicted_gain(gradient, x, product) -> float:
+    """gᵀx / √(xᵀAx): what a step along x of unit length in A gains to first order."""
+    gradient, x, product = (np.asarray(v, float) for v in (gradient, x, product))
+    return float(gradient @ x / np.sqrt(x @ product))
 
 
-def residuals(quick: bool) -> dict:
-    """{(case, precision): [dampings, iterations, 3]}."""
-    iterations = ITERATIONS[:3] if quick else ITERATIONS
-    results = {}
-    for name in list(CASES)[:1] if quick else CASES:
-        policy, params, batch = draw_problem(name)
-        with jax.enable_x64(True):
-            for precision in PRECISIONS:
-                solve = jax.jit(solver_of(policy, precision, iterations))
-                runs = [solve(params, batch, jnp.float64(value)) for value in DAMPINGS]
-                results[name, precision] = np.asarray(jnp.stack(runs))
-                print(name, precision, flush=True)
-    return results
+def compared(problem: Problem, dampings, iterations) -> list[dict]:
+    """Per damping and number of iterations: how float32's solution differs from float64's.
+
+    `residual` and `reported` (the recurrence's own) have an entry for each of the two.
+    """
+    policy, params, batch, rows = problem.policy, problem.params, problem.batch, []
+    gradient = problems.gradient_of(policy)(params, batch)
+    g, multiply = np.asarray(gradient, float), problems.exact_product(policy)
+    for damping in dampings:
+        for count in iterations:
+            found, gains, residual, reported = [], [], {}, {}
+            for dtype in DTYPES:
+                solve = problems.solver(policy, count, dtype)
+                result = in_double(solve, params, batch, gradient, damping)
+                product = np.asarray(in_double(multiply, params, batch, result.x, damping))
+                found.append(result)
+                gains.append(predicted_gain(g, result.x, product))
+                residual[dtype] = float(np.linalg.norm(g - product) / np.linalg.norm(g))
+                reported[dtype] = float(result.residual_norms[-1] / np.linalg.norm(g))
+            single, double = (np.asarray(result.x, float) for result in found)
+            rows.append({
+                "damping": damping,
+                "iterations": count,
+                "residual": residual,
+                "reported": reported,
+                "difference": float(np.linalg.norm(single - double) / np.linalg.norm(double)),
+                "efficiency": gains[0] / gains[1],
+                "breakdown": bool(found[0].breakdown),
+            })  # fmt: skip
+    return rows
 
 
-def rows(results: dict) -> list[list[str]]:
+def table_of(results: dict[str, list[dict]]) -> str:
     """Per case and damping: residuals after 10 and the most iterations, and where float32 fails."""
     table = []
-    for name in dict.fromkeys(case for case, _ in results):
-        for i, damping in enumerate(DAMPINGS):
-            row = [name, f"{damping:g}"]
-            ours = {precision: results[name, precision][i] for precision in PRECISIONS}
-            ten = min(ITERATIONS.index(10), len(ours["float32"]) - 1)
-            for at in (ten, -1):
-                row += [f"{ours[precision][at, 0]:.1e}" for precision in PRECISIONS]
-            for precision in ("float32", "mixed"):
-                share = ours[precision][:, 2] / ours["float64"][:, 2]
-                first = np.flatnonzero(~(share >= FAILS))
-                row.append(str(ITERATIONS[first[0]]) if len(first) else "–")
-            table.append(row)
-    return table
+    for name, rows in results.items():
+        for damping in DAMPINGS:
+            own = [row for row in rows if row["damping"] == damping]
+            cells = {"batch": name, "damping": f"{damping:g}"}
+            for row in [*(row for row in own if row["iterations"] == 10), own[-1]]:
+                for dtype in DTYPES:
+                    cells[f"{dtype}, {row['iterations']}"] = f"{row['residual'][dtype]:.1e}"
+            failed = [row["iterations"] for row in own if not row["efficiency"] >= FAILS]
+            cells["float32 loses 1 % of the gain from"] = failed[0] if failed else "–"
+            table.append(cells)
+    return report.records(table)
 
 
-HEADER = (
-    "batch",
-    "damping",
-    *(f"{precision}, 10" for precision in PRECISIONS),
-    *(f"{precision}, {ITERATIONS[-1]}" for precision in PRECISIONS),
-    "float32 loses 1 % of the gain from",
-    "mixed from",
-)
+def draw(results: dict[str, list[dict]]):
+    figure, axes = pictures.panels(len(results) * len(DAMPINGS), 2.5, 2.8, len(DAMPINGS))
+    cells = [(name, damping) for name in results for damping in DAMPINGS]
+    for axis, (name, damping) in zip(axes, cells, strict=True):
+        own = [row for row in results[name] if row["damping"] == damping]
+        counts = [row["iterations"] for row in own]
+        for dtype, colour in zip(DTYPES, ("C3", "C0"), strict=True):
+            values = [row["residual"][dtype] for row in own]
+            axis.loglog(counts, values, colour, label=dtype)
+        believed = [row["reported"]["float32"] for row in own]
+        axis.loglog(counts, believed, "C3:", label="float32 believes")
+        axis.set(xlabel="iterations", ylabel="‖g − (H + λI)x‖ / ‖g‖")
+        axis.set_title(f"{name}, λ = {damping:g}", fontsize=9)
+    axes[0].legend(fontsize=7)
+    return figure
 
 
-def draw(results: dict, path: Path) -> None:
-    names = list(dict.fromkeys(case for case, _ in results))
-    figure, axes = plt.subplots(
-        len(names), len(DAMPINGS), figsize=(15, 2.8 * len(names)), sharex=True, squeeze=False
-    )
-    for row, name in zip(axes, names, strict=True):
-        for i, (axis, damping) in enumerate(zip(row, DAMPINGS, strict=True)):
-            for precision, colour in zip(PRECISIONS, ("C3", "C1", "C0"), strict=True):
-                values = results[name, precision][i]
-                axis.loglog(ITERATIONS[: len(values)], values[:, 0], color=colour, label=precision)
-            values = results[name, "float32"][i]
-            axis.loglog(ITERATIONS[: len(values)], values[:, 1], "C3:", label="float32 believes")
-            axis.set_title(f"{name}, λ = {damping:g}", fontsize=9)
-        row[0].set_ylabel("‖g − (H + λI)x‖ / ‖g‖")
-    for axis in axes[-1]:
-        axis.set_xlabel("iterations")
-    axes[0, 0].legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-
-
-def step_in(policy, precision: str):
-    """The library's policy step, compiled on first use."""
-    config = trpo_jax.TRPOConfig(solver_dtype=precision)
-    hparams = trpo_jax.HParams(cg_tol=0.0).as_arrays()
-    objective = make_objective(policy, 0.0)
-    return jax.jit(lambda p, b: trpo_jax.trust_region_step(objective, p, b, hparams, config)[0])
-
-
-def time_of_solves(repeats: int) -> list[list[str]]:
+def time_of_solves(cases: dict, repeats: int) -> str:
     """Milliseconds of the library's policy step per precision, interleaved."""
     table = []
-    for name in CASES if repeats > 1 else list(CASES)[:1]:
-        policy, params, batch = draw_problem(name)
-        programs = {
-            precision: step_in(policy, precision).lower(params, batch).compile()
-            for precision in PRECISIONS
+    for name, case in cases.items():
+        [(policy, _, params, _, batch)] = case.draw()
+        steps = {
+            dtype: problems.policy_step(policy, trpo_jax.TRPOConfig(solver_dtype=dtype))
+            for dtype in DTYPES
         }
-        times = {precision: [] for precision in PRECISIONS}
-        for _ in range(repeats):
-            for precision, program in programs.items():
-                start = time.perf_counter()
-                jax.block_until_ready(program(params, batch))
-                times[precision].append(1e3 * (time.perf_counter() - start))
-        base = np.array(times["float32"])
-        ratios = [np.median(np.array(times[p]) / base) for p in ("mixed", "float64")]
-        table.append([name, f"{np.min(base):.1f}", *(f"{ratio:.2f}" for ratio in ratios)])
-    return table
+        calls = {dtype: compiled(step, params, batch) for dtype, step in steps.items()}
+        times = interleaved(calls, repeats)
+        table.append({
+            "batch": name,
+            "float32, ms (best)": f"{1e3 * best(times)['float32']:.1f}",
+            "float64 / float32 (median)": f"{ratio(times, 'float64', 'float32'):.2f}",
+        })  # fmt: skip
+    return report.records(table)
 
 
 def main() -> None:
-    arguments = report.part_arguments(__doc__, PARTS, "precision.md")
+    arguments = report.parser(__doc__, "precision.md", PARTS).parse_args()
+    cases = dict(list(CASES.items())[:1]) if arguments.quick else CASES
     if arguments.part == "residuals":
-        results = residuals(arguments.quick)
-        draw(results, arguments.out.with_suffix(".png"))
-        text = f"{report.table(HEADER, rows(results))}\n\n![residuals](precision.png)"
+        iterations = ITERATIONS[1:3] if arguments.quick else ITERATIONS
+        results = {}
+        for name, case in cases.items():
+            results[name] = compared(*case.draw(), DAMPINGS, iterations)
+            print(name, flush=True)
+        picture = pictures.save(draw(results), arguments.out.with_suffix(".png"))
+        text = f"{table_of(results)}\n\n{picture}"
     else:
-        header = ("batch", "float32, ms (best)", "mixed / float32", "float64 / float32 (medians)")
-        text = report.table(header, time_of_solves(1 if arguments.quick else 31))
-    report.write_part(
-        arguments.out, "Conjugate gradients in three precisions", PARTS, arguments.part, text
-    )
-    print(text)
+        text = time_of_solves(cases, 1 if arguments.quick else 31)
+    title = "Conjugate gradients in two precisions"
+    report.write_part(arguments.out, title, PARTS, arguments.part, text)
 
 
 if __name__ == "__main__":

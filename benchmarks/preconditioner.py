@@ -2,118 +2,99 @@
 
 python benchmarks/preconditioner.py [--quick]
 
-Iterations are counted in float64 NumPy, by the structure of the tanh network: no product is
-approximated, and the preconditioners are the best that such ones can be, exact on the batch.
-Residuals are true ones. Times are those of float32 JAX. A preconditioner pays if the products that
-it saves cost more than it does.
+Iterations are counted in float64, and the preconditioners are the best that such ones can be, exact
+on the batch, by the structure of the tanh network. Residuals are true ones. Times are those of
+float32 JAX. A preconditioner pays if the products that it saves cost more than it does.
 """
 
-import argparse
-import functools
-import itertools
-import time
-from pathlib import Path
-from typing import NamedTuple
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import problems
 import report
-from real_batches import CASES, draw_problem, flat_problem
+from jax.flatten_util import ravel_pytree
+from problems import CASES, Problem, flat_problem
+from timing import best_of, compiled
 
 TARGETS = (0.3, 0.1, 0.03, 0.01)
 DAMPINGS = (1e-1, 1e-2, 1e-3)
 LIMIT = 200
 
 
-class Fisher:
+class Factors:
     """Mean Fisher matrix of a two-hidden-layer tanh policy on a batch, as factors per layer.
 
     Row k of the square root of each example's matrix sends signals d back to each layer, whose
-    inputs are a: its share of H is the mean of Σₖ (a ⊗ dₖ)(a ⊗ dₖ)ᵀ. In NumPy, or in JAX with
-    jax.numpy for `xp`.
+    inputs are a: its share of H is the mean of Σₖ (a ⊗ dₖ)(a ⊗ dₖ)ᵀ.
     """
 
-    def __init__(self, params, batch, xp=np, dtype=np.float64):
-        self.xp = xp
-        tree = jax.tree.map(lambda leaf: xp.asarray(leaf, dtype), params)["params"]
-        layers = [tree["body"]["Dense_0"], tree["body"]["Dense_1"], tree["head"]["Dense_0"]]
-        self.kernels = [layer["kernel"] for layer in layers]
-        inputs, x = [], xp.asarray(batch.obs, dtype)
-        for layer in layers:
-            inputs.append(xp.concatenate([x, xp.ones((len(x), 1), dtype)], axis=1))
+    def __init__(self, params, batch):
+        self.unravel = ravel_pytree(params)[1]
+        self.layers, log_std = _layers(params)
+        self.inputs, x = [], batch.obs
+        for layer in self.layers:
+            self.inputs.append(jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1))
             out = x @ layer["kernel"] + layer["bias"]
-            x = xp.tanh(out)
-        self.inputs, self.size = inputs, len(x)
-        advantage = xp.asarray(batch.advantage, dtype)[:, None]
-        eye, log_std = xp.eye(out.shape[1], dtype=dtype), tree["head"].get("log_std")
+            x = jnp.tanh(out)
+        eye = jnp.eye(out.shape[1], dtype=out.dtype)
         if log_std is None:
-            self.num_scales = 0
-            p = xp.exp(out - out.max(1, keepdims=True))
-            p /= p.sum(1, keepdims=True)
-            seeds = [xp.sqrt(p[:, k : k + 1]) * (eye[k] - p) for k in range(p.shape[1])]
-            score, of_scale = advantage * (eye[xp.asarray(batch.action)] - p), xp.zeros(0, dtype)
+            p = jax.nn.softmax(out)
+            seeds = [jnp.sqrt(p[:, k : k + 1]) * (row - p) for k, row in enumerate(eye)]
         else:
-            self.num_scales, std = len(log_std), xp.exp(log_std)
-            seeds = [xp.broadcast_to(row / std, out.shape) for row in eye]
-            z = (xp.asarray(batch.action, dtype) - out) / std
-            score, of_scale = advantage * z / std, (advantage * (z**2 - 1)).mean(0)
+            seeds = [jnp.broadcast_to(row / jnp.exp(log_std), out.shape) for row in eye]
+        self.scales = None if log_std is None else jnp.full_like(log_std, 2.0)
         self.signals = [self._back(seed) for seed in seeds]
-        self.gradient = self._join(
-            [a.T @ d / self.size for a, d in zip(inputs, self._back(score), strict=True)], of_scale
-        )
 
     def _back(self, signal):
         signals = [signal]
-        for kernel, a in zip(self.kernels[:0:-1], self.inputs[:0:-1], strict=True):
-            signals.insert(0, (signals[0] @ kernel.T) * (1 - a[:, :-1] ** 2))
+        for layer, a in zip(self.layers[:0:-1], self.inputs[:0:-1], strict=True):
+            signals.insert(0, (signals[0] @ layer["kernel"].T) * (1 - a[:, :-1] ** 2))
         return signals
 
-    def _join(self, blocks, scales):
-        return self.xp.concatenate([*(block.ravel() for block in blocks), scales])
-
-    def _split(self, vector):
-        shapes = [(k.shape[0] + 1, k.shape[1]) for k in self.kernels]
-        ends = list(itertools.accumulate(rows * columns for rows, columns in shapes))
-        *blocks, scales = self.xp.split(vector, ends)
-        return [b.reshape(s) for b, s in zip(blocks, shapes, strict=True)], scales
-
-    def product(self, vector):
-        blocks, scales = self._split(vector)
-        totals = [0.0] * len(blocks)
-        pushed = [a @ block for a, block in zip(self.inputs, blocks, strict=True)]
-        for signals in self.signals:
-            along = sum((y * d).sum(1) for y, d in zip(pushed, signals, strict=True))
-            shares = zip(totals, self.inputs, signals, strict=True)
-            totals = [total + a.T @ (d * along[:, None]) / self.size for total, a, d in shares]
-        return self._join(totals, 2 * scales)
-
     def diagonal(self):
+        """Of the matrix, [P]."""
         squares = [
-            sum((a**2).T @ signals[i] ** 2 for signals in self.signals) / self.size
+            sum((a**2).T @ signals[i] ** 2 for signals in self.signals) / len(a)
             for i, a in enumerate(self.inputs)
         ]
-        return self._join(squares, 2 * self.xp.ones(self.num_scales))
+        return _vector(squares, self.scales)
 
     def kronecker_inverses(self, damping):
         """Per layer (A + π√λ I)⁻¹ and (G + √λ/π I)⁻¹. Martens & Grosse 2015, sec. 6.3."""
-        xp, inverses, root = self.xp, [], damping**0.5
+        inverses, root = [], damping**0.5
         for i, a in enumerate(self.inputs):
-            left = a.T @ a / self.size
-            right = sum(signals[i].T @ signals[i] for signals in self.signals) / self.size
-            pi = xp.sqrt(xp.trace(left) / len(left) / (xp.trace(right) / len(right)))
+            left = a.T @ a / len(a)
+            right = sum(signals[i].T @ signals[i] for signals in self.signals) / len(a)
+            pi = jnp.sqrt(jnp.trace(left) / len(left) / (jnp.trace(right) / len(right)))
             shifted = (
-                left + pi * root * xp.eye(len(left), dtype=left.dtype),
-                right + root / pi * xp.eye(len(right), dtype=left.dtype),
+                left + pi * root * jnp.eye(len(left), dtype=left.dtype),
+                right + root / pi * jnp.eye(len(right), dtype=left.dtype),
             )
-            inverses.append(tuple(xp.linalg.inv(matrix) for matrix in shifted))
+            inverses.append(tuple(jnp.linalg.inv(matrix) for matrix in shifted))
         return inverses
 
     def precondition(self, inverses, damping, vector):
-        """The vector, multiplied by those from the left and the right."""
-        blocks, scales = self._split(vector)
+        """The vector [P], multiplied by those from the left and the right."""
+        layers, scales = _layers(self.unravel(vector))
+        blocks = [jnp.concatenate([layer["kernel"], layer["bias"][None]]) for layer in layers]
         solved = [left @ b @ right for (left, right), b in zip(inverses, blocks, strict=True)]
-        return self._join(solved, scales / (2 + damping))
+        return _vector(solved, None if scales is None else scales / (2 + damping))
+
+
+def _layers(params):
+    """The dense layers of a policy, and the logarithms of its scales if it has some."""
+    body, head = params["params"]["body"], params["params"]["head"]
+    return [body["Dense_0"], body["Dense_1"], head["Dense_0"]], head.get("log_std")
+
+
+def _vector(blocks, scales):
+    """Blocks of kernels, biases below, as parameters and those as a vector [P]."""
+    first, second, last = ({"kernel": block[:-1], "bias": block[-1]} for block in blocks)
+    head = {"Dense_0": last} | ({} if scales is None else {"log_std": scales})
+    body = {"Dense_0": first, "Dense_1": second}
+    return ravel_pytree({"params": {"body": body, "head": head}})[0]
 
 
 def iterations(product, b, precondition) -> list[int]:
@@ -136,85 +117,71 @@ def iterations(product, b, precondition) -> list[int]:
     return counts + [LIMIT] * (len(TARGETS) - len(counts))
 
 
-def rows_of(name: str, quick: bool) -> list[list[str]]:
-    policy, params, batch = draw_problem(name)
-    fisher, rows = Fisher(params, batch), []
-    diagonal, costs = fisher.diagonal(), times(policy, params, batch, 2 if quick else 30)
+def rows_of(name: str, problem: Problem, costs: dict, quick: bool) -> list[list[str]]:
+    rows, policy = [], problem.policy
+    wide = problems.cast((problem.params, problem.batch), jnp.float64)
+    factors, multiply = Factors(*wide), problems.exact_product(policy)
+    gradient, diagonal = flat_problem(policy, *wide).gradient, factors.diagonal()
     for damping in DAMPINGS[:1] if quick else DAMPINGS:
+        kronecker = jax.jit(partial(factors.precondition, factors.kronecker_inverses(damping)))
         preconditioners = {
             "none": lambda r: r,
             "diagonal": lambda r, d=diagonal + damping: r / d,
             "diagonal^¾": lambda r, d=(diagonal + damping) ** 0.75: r / d,
-            "Kronecker": functools.partial(
-                fisher.precondition, fisher.kronecker_inverses(damping), damping
-            ),
+            "Kronecker": partial(kronecker, damping),
         }
         for label, precondition in preconditioners.items():
-            counts = iterations(
-                lambda v, shift=damping: fisher.product(v) + shift * v,
-                fisher.gradient,
-                precondition,
-            )
-            cost = costs["Kronecker" if label == "Kronecker" else "diagonal"]
-            each, making = (costs["none"].each, 0.0) if label == "none" else cost
+            product = partial(lambda shift, v: multiply(*wide, v, shift), damping)
+            counts = iterations(product, gradient, precondition)
+            each, making = costs[label.removesuffix("^¾")]
             spent = [f"{n} ({making + n * each:.1f})" for n in counts]
             rows.append([name, f"{damping:g}", label, *spent])
             print(rows[-1], flush=True)
     return rows
 
 
-class Cost(NamedTuple):
-    """ms of an iteration, and of what comes before the first."""
+def times(problem: Problem, repeats: int) -> dict[str, tuple[float, float]]:
+    """ms of an iteration, and of what comes before the first: with each preconditioner.
 
-    each: float
-    making: float
+    In float32 JAX: the library's product, and making and applying a preconditioner.
+    """
+    policy, damping = problem.policy, DAMPINGS[0]
+    arguments = problem.params, problem.batch, problems.gradient_of(policy)(*problem[2::2])
 
+    def ms(function, *arguments) -> float:
+        return 1e3 * best_of(compiled(function, *arguments), repeats)
 
-def times(policy, params, batch, repeats: int) -> dict[str, Cost]:
-    """In float32 JAX: the library's product, and making and applying a preconditioner."""
-    problem = flat_problem(policy, params, batch)
+    def products(count: int):
+        def run(params, batch, vector):
+            product = flat_problem(policy, params, batch).product
+            return jax.lax.fori_loop(0, count, lambda _, v: product(v), vector)
 
-    def best(function, *arguments) -> float:
-        program = jax.jit(function).lower(*arguments).compile()
-        seconds = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            jax.block_until_ready(program(*arguments))
-            seconds.append(time.perf_counter() - start)
-        return 1e3 * min(seconds)
+        return run
 
-    def fisher(p, b):
-        return Fisher(p, b, jnp, jnp.float32)
+    def inverses(params, batch, vector):
+        return Factors(params, batch).kronecker_inverses(damping)
 
-    def product(p, b, vector):
-        return flat_problem(policy, p, b).product(vector)
+    def apply(inverses, params, batch, vector):
+        return Factors(params, batch).precondition(inverses, damping, vector)
 
-    def ten_products(p, b, vector):
-        product = flat_problem(policy, p, b).product
-        return jax.lax.fori_loop(0, 10, lambda _, v: product(v), vector)
-
-    arguments = params, batch, problem.gradient
-    each = (best(ten_products, *arguments) - best(product, *arguments)) / 9
-    inverses = jax.jit(lambda p, b: fisher(p, b).kronecker_inverses(DAMPINGS[0]))(params, batch)
-    applying = best(
-        lambda i, p, b, v: fisher(p, b).precondition(i, DAMPINGS[0], v), inverses, *arguments
-    )
-    making = best(lambda p, b: fisher(p, b).kronecker_inverses(DAMPINGS[0]), params, batch)
-    diagonal = best(lambda p, b: fisher(p, b).diagonal(), params, batch)
+    each = (ms(products(10), *arguments) - ms(products(1), *arguments)) / 9
+    applying = ms(apply, jax.jit(inverses)(*arguments), *arguments)
+    diagonal = ms(lambda p, b, v: Factors(p, b).diagonal(), *arguments)
     return {
-        "none": Cost(each, 0.0),
-        "diagonal": Cost(each, diagonal),
-        "Kronecker": Cost(each + applying, making),
+        "none": (each, 0.0),
+        "diagonal": (each, diagonal),
+        "Kronecker": (each + applying, ms(inverses, *arguments)),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
-    parser.add_argument("--out", type=Path, default=report.RESULTS / "preconditioner.md")
-    arguments = parser.parse_args()
-    names = list(CASES)[:1] if arguments.quick else list(CASES)
-    rows = [row for name in names for row in rows_of(name, arguments.quick)]
+    arguments = report.parser(__doc__, "preconditioner.md").parse_args()
+    rows = []
+    for name, case in list(CASES.items())[: 1 if arguments.quick else None]:
+        [problem] = case.draw()
+        costs = times(problem, 2 if arguments.quick else 30)
+        with jax.enable_x64(True):
+            rows += rows_of(name, problem, costs, arguments.quick)
     header = ("batch", "damping", "preconditioner", *(f"to {target:g}" for target in TARGETS))
     report.write(
         arguments.out,

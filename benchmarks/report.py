@@ -8,10 +8,8 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import jax
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax", "brax", "mujoco-mjx")
@@ -19,6 +17,8 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax", "brax", "mujoco-mjx")
 
 def provenance() -> list[str]:
     """Command, date, versions and hardware, as lines of a Markdown list."""
+    import jax
+
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     command = shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
     devices = ", ".join(sorted({device.device_kind for device in jax.devices()}))
@@ -37,36 +37,67 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def write(path: Path, title: str, *sections: str) -> None:
+def records(rows: Sequence[Mapping[str, object]]) -> str:
+    """A Markdown table of rows {column: cell}, every column that any of them has."""
+    header = list(dict.fromkeys(column for row in rows for column in row))
+    return table(header, [[row.get(column, "") for column in header] for row in rows])
+
+
+def write(path: Path, title: str, *sections: str, stamp: bool = True) -> None:
     """Write a Markdown report: title, provenance, sections."""
-    text = "\n\n".join([f"# {title}", "\n".join(provenance()), *sections]) + "\n"
+    parts = [f"# {title}", *(["\n".join(provenance())] if stamp else []), *sections]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print(f"written: {os.path.relpath(path)}")
 
 
-def write_part(path: Path, title: str, parts: dict[str, str], part: str, text: str) -> None:
+def kept(path: Path) -> dict:
+    """What lies in the JSON file beside a report: rows or parts of several calls."""
+    store = path.with_suffix(".json")
+    return json.loads(store.read_text(encoding="utf-8")) if store.exists() else {}
+
+
+def keep(path: Path, found: dict, depth: int = 1) -> dict:
+    """Add to the JSON file beside a report, and return all of it.
+
+    What is found replaces what has the same keys, down to `depth` of them. The file is read again,
+    since another process may have added to it meanwhile.
+    """
+    everything = merged(kept(path), found, depth)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store = path.with_suffix(".json")
+    store.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+    return everything
+
+
+def merged(old: dict, new: dict, depth: int) -> dict:
+    """`new` in place of `old`; down to a depth, what only `old` has stays."""
+    if depth == 0 or not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {**old, **{key: merged(old.get(key), new[key], depth - 1) for key in new}}
+
+
+def write_part(path: Path, title: str, parts: Mapping[str, str], part: str, text: str) -> None:
     """Rewrite one part of a report whose parts are measured by commands of their own.
 
     `parts` are names and headings, in order; the others stay as they are in the JSON file beside.
     """
-    kept_path = path.with_suffix(".json")
-    kept = json.loads(kept_path.read_text(encoding="utf-8")) if kept_path.exists() else {}
-    kept[part] = "\n\n".join(["\n".join(provenance()), text])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept_path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    sections = [f"## {heading}\n\n{kept[name]}" for name, heading in parts.items() if name in kept]
-    path.write_text("\n\n".join([f"# {title}", *sections]) + "\n", encoding="utf-8")
+    print(text)
+    texts = keep(path, {part: "\n\n".join(["\n".join(provenance()), text])})
+    sections = [f"## {parts[name]}\n\n{texts[name]}" for name in parts if name in texts]
+    write(path, title, *sections, stamp=False)
 
 
-def part_arguments(description: str | None, parts: dict[str, str], out: str) -> argparse.Namespace:
-    """Command line of a benchmark that measures one part of its report at a time."""
+def parser(description: str | None, out: str, parts: Sequence[str] = ()):
+    """Command line of a benchmark; `parts`, if any, of which it measures one at a time."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=parts)
+    if parts:
+        parser.add_argument("part", choices=list(parts))
     parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
     parser.add_argument("--out", type=Path, default=RESULTS / out)
-    return parser.parse_args()
+    return parser
 
 
 def _processor() -> str:

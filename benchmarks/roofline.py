@@ -8,24 +8,19 @@ timed alone; a rollout cannot be faster than the bare environments and the polic
 All calls of a row take turns; the least time of each counts.
 """
 
-import argparse
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+import operations
+import problems
 import report
-import synthetic
-from synthetic import Problem, Product, Products, Shape
+from operations import Product, Products
+from problems import TINY, Shape
 from timing import best, interleaved
 
 import trpo_jax
 from trpo_jax.envs.base import Box, reset_batch, step_batch, where_done
 from trpo_jax.learner.acting import to_environment
-from trpo_jax.learner.objective import make_objective
-from trpo_jax.learner.value import fit_value, init_value_optimizer
-from trpo_jax.solver.trust_region import trust_region_step
 
 SHAPES = (
     Shape(2048, 4, 2, (64, 64), discrete=True),
@@ -34,7 +29,7 @@ SHAPES = (
     Shape(8192, 87, 8, (256, 256)),
 )
 ROLLOUTS = (("CartPole-v1", {}, 8, 256), ("brax/hopper", {"backend": "spring"}, 32, 64))
-TINY = (Shape(64, 3, 2, (8,)), ("CartPole-v1", {}, 2, 4))
+QUICK = ((TINY,), (("CartPole-v1", {}, 2, 4),))
 CG_ITERATIONS, EPOCHS, MINIBATCH = 10, 10, 128
 STEP_HEADER = (
     "shape", "part", "measured, ms", "GFLOP", "floor at the big product's rate, ms", "ratio",
@@ -69,66 +64,53 @@ def product_call(product: Product):
     return (lambda: run(left, right)), repeats
 
 
-def big_product(size: int):
+def big_product(size: int, precision: str = "highest"):
     """A jitted square product, and its operations."""
     matrix = jnp.ones((size, size))
-    run = jax.jit(lambda x: jnp.dot(x, x, precision="highest"))
+    run = jax.jit(lambda x: jnp.dot(x, x, precision=precision))
     return (lambda: run(matrix)), 2.0 * size**3
 
 
-def step_calls(shape: Shape, problem: Problem):
+def step_calls(shape: Shape, problem: problems.Problem):
     """Policy step, value fit, one forward-backward pass; and how often the step looked ahead."""
     config = trpo_jax.TRPOConfig(cg_iterations=CG_ITERATIONS)
-    hparams = trpo_jax.HParams(cg_tol=0.0).as_arrays()
-    objective = make_objective(problem.policy, 0.0)
-    batch, minibatch = problem.batch, min(MINIBATCH, shape.batch)
-
-    def surrogate(params, batch):
-        return jnp.mean(objective.gain(objective.predict(params, batch), batch))
-
-    improve = jax.jit(lambda p, b: trust_region_step(objective, p, b, hparams, config))
-    gradient = jax.jit(jax.grad(surrogate))
-    fit = jax.jit(
-        lambda key, p, s, b: fit_value(
-            key, p, s, apply=problem.critic.apply, obs=b.obs, target=b.value_target,
-            weight=b.weight, learning_rate=1e-3, num_epochs=EPOCHS, minibatch_size=minibatch,
-        )
-    )  # fmt: skip
-    key, optimizer = jax.random.key(0), init_value_optimizer(problem.value_params)
+    improve = jax.jit(problems.policy_step(problem.policy, config))
+    fit = jax.jit(problems.value_fit(problem.critic.apply, EPOCHS, MINIBATCH))
+    gradient = problems.gradient_of(problem.policy)
+    key, optimizer = jax.random.key(0), problems.start_of_fit(problem.value_params)
     calls = {
-        "policy step": lambda: improve(problem.policy_params, batch),
-        "value fit": lambda: fit(key, problem.value_params, optimizer, batch),
-        "forward-backward": lambda: gradient(problem.policy_params, batch),
+        "policy step": lambda: improve(problem.params, problem.batch),
+        "value fit": lambda: fit(key, problem.value_params, optimizer, problem.batch),
+        "forward-backward": lambda: gradient(problem.params, problem.batch),
     }
     return calls, int(calls["policy step"]()[1].num_backtracks) + 1
 
 
 def step_rows(shape: Shape, rounds: int, size: int) -> list[list[str]]:
     """Two rows of the table: policy step and value fit on a batch of this shape."""
-    problem = synthetic.make_problem(shape)
-    calls, evaluations = step_calls(shape, problem)
+    calls, evaluations = step_calls(shape, problems.make_problem(shape))
     products = {
-        "policy step": synthetic.policy_step(shape, CG_ITERATIONS, evaluations),
-        "value fit": synthetic.value_fit(shape, EPOCHS, min(MINIBATCH, shape.batch)),
+        "policy step": operations.policy_step(shape, CG_ITERATIONS, evaluations),
+        "value fit": operations.value_fit(shape, EPOCHS, min(MINIBATCH, shape.batch)),
     }
     kinds = {product: product_call(product) for product in sum(products.values(), Products())}
-    square, square_operations = big_product(size)
-    calls |= {"square": square} | {str(kind): call for kind, (call, _) in kinds.items()}
+    square, square_work = big_product(size)
+    calls |= {"square": square} | {kind: call for kind, (call, _) in kinds.items()}
     times = best(interleaved(calls, rounds))
-    alone = {kind: times[str(kind)] / repeats for kind, (_, repeats) in kinds.items()}
-    rate = square_operations / times["square"]
+    alone = {kind: times[kind] / repeats for kind, (_, repeats) in kinds.items()}
+    rate = square_work / times["square"]
     parts = {name: calls[name] for name in ("square", *products)}
     paired = interleaved(parts, rounds, at_least=times["policy step"])
     rows = []
     for part, needed in products.items():
-        work, measured = synthetic.operations(needed), times[part]
+        work, measured = operations.operations(needed), times[part]
         own = sum(number * alone[kind] for kind, number in needed.items())
         passes = f"{measured / times['forward-backward']:.1f}" if part == "policy step" else ""
         rows.append([
             str(shape), part, f"{1e3 * measured:.1f}", f"{work / 1e9:.2f}",
             f"{1e3 * work / rate:.1f} ({rate / 1e9:.0f} GFLOP/s)", f"{measured * rate / work:.2f}",
             f"{1e3 * own:.1f} ({work / own / 1e9:.0f} GFLOP/s)", f"{measured / own:.2f}", passes,
-            f"{np.median(paired[part] / paired['square']) * square_operations / work:.2f}",
+            f"{np.median(paired[part] / paired['square']) * square_work / work:.2f}",
         ])  # fmt: skip
     return rows
 
@@ -146,6 +128,7 @@ def rollout_calls(env, config: trpo_jax.TRPOConfig):
     """The rollout; environments stepped with random actions; forward passes, one after another."""
     agent = trpo_jax.make_trpo(env, config)
     state = agent.init(jax.random.key(0))
+    env_state, obs = problems.environment_of(state)
     steps = jax.random.split(jax.random.key(1), (config.num_steps, config.num_envs))
 
     @jax.jit
@@ -171,8 +154,8 @@ def rollout_calls(env, config: trpo_jax.TRPOConfig):
 
     return {
         "rollout": lambda: agent.rollout(state),
-        "bare": lambda: bare(state.env_state, state.obs, steps),
-        "passes": lambda: passes(state.policy_params, state.obs),
+        "bare": lambda: bare(env_state, obs, steps),
+        "passes": lambda: passes(state.policy_params, obs),
     }
 
 
@@ -216,48 +199,29 @@ def rollout_row(env_id: str, keywords: dict, num_envs: int, num_steps: int, roun
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
-    parser.add_argument("--out", type=Path, default=report.RESULTS / "roofline.md")
-    parser.add_argument("--rows", type=int, nargs="*", help="which rows; the others are kept")
-    arguments = parser.parse_args()
+    arguments = report.parser(__doc__, "roofline.md").parse_args()
     rounds, size = (2, 64) if arguments.quick else (15, 2048)
-    work = list(TINY if arguments.quick else SHAPES + ROLLOUTS)
-    wanted = range(len(work)) if arguments.rows is None else arguments.rows
-    if not set(wanted) <= set(range(len(work))):
-        parser.error(f"--rows {' '.join(map(str, wanted))}: there are 0 … {len(work) - 1}")
-    store = arguments.out.with_suffix(".json")
-    rows = json.loads(store.read_text()) if store.exists() else {}
-    for index in wanted:
-        if isinstance(work[index], Shape):
-            rows[str(index)] = step_rows(work[index], rounds, size)
-        else:
-            rows[str(index)] = [rollout_row(*work[index], rounds=10 * rounds)]
-        print(*rows[str(index)], sep="\n", flush=True)
-    store.parent.mkdir(parents=True, exist_ok=True)
-    store.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
-    steps, rollouts = ([], [])
-    for index, item in enumerate(work):
-        (steps if isinstance(item, Shape) else rollouts).extend(rows.get(str(index), []))
+    shapes, environments = QUICK if arguments.quick else (SHAPES, ROLLOUTS)
+    steps = [row for shape in shapes for row in step_rows(shape, rounds, size)]
+    rollouts = [rollout_row(*each, rounds=10 * rounds) for each in environments]
     report.write(
         arguments.out,
         "Distance to the limit",
         f"{CG_ITERATIONS} CG iterations, value fit of {EPOCHS} epochs of minibatch {MINIBATCH}, "
         'tanh, float32, `precision="highest"`. The machine is shared: each number is the least '
         f"of {rounds} turns ({10 * rounds} for rollouts), and the big product (size {size}) took "
-        "its turns among them. Rows may come from several calls, each of some `--rows`; a row's "
-        "rates are those of its own minutes. Where the big product is slower than the small ones, "
-        "others were using the cores meanwhile: long calls suffer from that, short ones escape. "
-        "The floor at the big product's rate is then too high (the ratio flatters), the one at the "
-        "products' own rates is what an undisturbed machine would do (the ratio is too large); the "
-        "last column is least sensitive: big products are repeated for as long as the policy step "
-        "takes, so that both share the cores in the same way.",
+        "its turns among them; a row's rates are those of its own minutes. Where the big product "
+        "is slower than the small ones, others were using the cores meanwhile: long calls suffer "
+        "from that, short ones escape. The floor at the big product's rate is then too high (the "
+        "ratio flatters), the one at the products' own rates is what an undisturbed machine "
+        "would do (the ratio is too large); the last column is least sensitive: big products are "
+        "repeated for as long as the policy step takes, so that both share the cores in the same "
+        "way.",
         "## Policy step and value fit",
         report.table(STEP_HEADER, steps),
         "## Rollout",
         report.table(ROLLOUT_HEADER, rollouts),
     )
-    print(f"written: {arguments.out}")
 
 
 if __name__ == "__main__":

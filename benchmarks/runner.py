@@ -3,7 +3,6 @@
 python benchmarks/runner.py
 """
 
-import argparse
 import io
 import os
 import subprocess
@@ -16,6 +15,7 @@ import jax
 import numpy as np
 import report
 from rich.console import Console
+from timing import seconds
 
 import trpo_jax
 from trpo_jax.experiments.evaluation import (
@@ -28,26 +28,20 @@ from trpo_jax.experiments.runner import train_run
 from trpo_jax.experiments.specification import RunOptions, RunSpec, num_updates
 from trpo_jax.experiments.states import make_agent
 
-COSTS = (
-    "environment", "updates", "bare train, ms per update", "run on disk, ms per update", "overhead",
-    "evaluations by default", "ms each", "share of training",
-)  # fmt: skip
-STARTS = ("start", "seconds to the first update")
+STARTS = ("first", "second", "second / first")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = report.parser(__doc__, "runner.md")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--updates", type=int, default=200, help="updates that are timed")
-    parser.add_argument("--quick", action="store_true", help="a miniature, for the tests")
-    parser.add_argument("--out", type=Path, default=report.RESULTS / "runner.md")
     parser.add_argument("names", nargs="*", default=["CartPole-v1", "Pendulum-v1", "reacher"])
     arguments = parser.parse_args()
-    warm_up = not arguments.quick
     if arguments.quick:
         arguments.updates, arguments.repeats, arguments.names = 5, 1, ["CartPole-v1"]
-    size = arguments.updates, arguments.repeats, warm_up
+    size = arguments.updates, arguments.repeats, not arguments.quick
     costs = [cost(name, *size) for name in arguments.names]
+    header = ("start", "seconds to the first update")
     report.write(
         arguments.out,
         "A run on disk",
@@ -56,15 +50,14 @@ def main() -> None:
         "progress; its cost per update is the difference of a long and a short run, so that "
         "compilation and the evaluation at the end drop out. Medians. Evaluations during training "
         f"play {EPISODES_DURING_TRAINING} episodes; their share is for the preset's whole run.",
-        report.table(COSTS, costs),
+        report.records(costs),
         "## The same CartPole command twice, from the start of the process to the first line of "
         "metrics.jsonl",
-        report.table(STARTS, starts(arguments.repeats)),
+        report.table(header, starts(arguments.repeats)),
     )
-    print(f"written: {arguments.out}")
 
 
-def cost(name: str, updates: int, repeats: int, warm_up: bool) -> list[str]:
+def cost(name: str, updates: int, repeats: int, warm_up: bool) -> dict[str, str]:
     """One row: overhead of the runner and of its evaluations on a preset."""
     preset = trpo_jax.get_preset(name)
     spec = RunSpec(name, {}, preset.config, preset.hparams, seed=0, num_seeds=1)
@@ -72,39 +65,38 @@ def cost(name: str, updates: int, repeats: int, warm_up: bool) -> list[str]:
     state = agent.init(jax.random.key(0))
     short = max(1, updates // 10)
 
-    def bare() -> float:
-        started = time.perf_counter()
-        jax.block_until_ready(agent.train(state, spec.hparams, num_updates=updates))
-        return (time.perf_counter() - started) / updates
-
-    def on_disk() -> float:
-        long_run, short_run = seconds_of_run(spec, short + updates), seconds_of_run(spec, short)
-        return (long_run - short_run) / updates
+    def both() -> tuple[float, float]:
+        bare = seconds(lambda: agent.train(state, spec.hparams, num_updates=updates))
+        on_disk = seconds_of_run(spec, short + updates) - seconds_of_run(spec, short)
+        return bare / updates, on_disk / updates
 
     if warm_up:
-        bare(), on_disk()
-    pairs = np.array([(bare(), on_disk()) for _ in range(repeats)])
+        both()
+    pairs = np.array([both() for _ in range(repeats)])
     bare_time, disk_time = np.median(pairs, axis=0)
-    overhead = np.median(pairs[:, 1] / pairs[:, 0]) - 1
-
     total = num_updates(spec.config, preset.total_steps)
     with tempfile.TemporaryDirectory() as directory:
         run = write_run(Path(directory), spec, preset.total_steps)
         number = total // evaluation_interval(run, total)
     trained, _ = agent.train(state, spec.hparams, num_updates=updates)
-    evaluation = seconds_of_evaluation(agent, trained, repeats)
-    share = number * evaluation / (total * bare_time)
-    print(name, f"overhead {overhead:.1%}, evaluation {share:.1%}", flush=True)
-    return [
-        name,
-        str(updates),
-        f"{bare_time * 1e3:.2f}",
-        f"{disk_time * 1e3:.2f}",
-        f"{overhead:.1%}",
-        str(number),
-        f"{evaluation * 1e3:.1f}",
-        f"{share:.1%}",
-    ]
+
+    def evaluate():
+        return agent.evaluate(trained, evaluation_key(), num_episodes=EPISODES_DURING_TRAINING)
+
+    seconds(evaluate)
+    evaluation = float(np.median([seconds(evaluate) for _ in range(repeats)]))
+    row = {
+        "environment": name,
+        "updates": str(updates),
+        "bare train, ms per update": f"{bare_time * 1e3:.2f}",
+        "run on disk, ms per update": f"{disk_time * 1e3:.2f}",
+        "overhead": f"{np.median(pairs[:, 1] / pairs[:, 0]) - 1:.1%}",
+        "evaluations by default": str(number),
+        "ms each": f"{evaluation * 1e3:.1f}",
+        "share of training": f"{number * evaluation / (total * bare_time):.1%}",
+    }
+    print(row, flush=True)
+    return row
 
 
 def seconds_of_run(spec: RunSpec, updates: int) -> float:
@@ -117,16 +109,6 @@ def seconds_of_run(spec: RunSpec, updates: int) -> float:
         return time.perf_counter() - started
 
 
-def seconds_of_evaluation(agent: trpo_jax.Agent, state: trpo_jax.TrainState, repeats: int) -> float:
-    times = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        stats = agent.evaluate(state, evaluation_key(), num_episodes=EPISODES_DURING_TRAINING)
-        jax.block_until_ready(stats)
-        times.append(time.perf_counter() - started)
-    return float(np.median(times[1:]))
-
-
 def starts(repeats: int) -> list[list[str]]:
     """The first start with an empty compilation cache, the second with what it left."""
     rows = []
@@ -134,11 +116,8 @@ def starts(repeats: int) -> list[list[str]]:
         with tempfile.TemporaryDirectory() as directory:
             rows.append([seconds_to_first_update(Path(directory), name) for name in "ab"])
     first, second = np.median(rows, axis=0)
-    return [
-        ["first", f"{first:.2f}"],
-        ["second", f"{second:.2f}"],
-        ["second / first", f"{second / first:.2f}"],
-    ]
+    values = first, second, second / first
+    return [[name, f"{value:.2f}"] for name, value in zip(STARTS, values, strict=True)]
 
 
 def seconds_to_first_update(directory: Path, name: str) -> float:
@@ -154,6 +133,7 @@ def seconds_to_first_update(directory: Path, name: str) -> float:
             raise RuntimeError(process.stderr.read().decode())
         time.sleep(0.005)
     seconds = time.perf_counter() - started
+    process.terminate()
     process.wait()
     return seconds
 

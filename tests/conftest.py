@@ -38,6 +38,14 @@ def make_problem():
     return problems.make_problem
 
 
+@pytest.fixture
+def hasty_compiler():
+    """XLA without most of its optimisations: half the time for programs that run once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled_programs():
     """Free the programs of each file.

@@ -12,7 +12,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import claims
-from claim_studies import drops, problems, returns, settings, training
+import problems
+from claim_studies import drops, returns, settings, solves, training
 from claim_studies.statistics import (
     interquartile_mean,
     over_seeds,
@@ -176,19 +177,20 @@ def dense_matrix(problem, damping):
 
 
 def test_float64_solves_what_float32_does_not():
-    (problem,) = problems.at_stages("CartPole-v1", (1,), quick=True)
-    damping, gradient = 1e-3, np.asarray(problem.gradient, float)
+    (problem,) = solves.at_stages("CartPole-v1", (1,), quick=True)
+    policy, params, batch, damping = problem.policy, problem.params, problem.batch, 1e-3
+    gradient = np.asarray(problems.gradient_of(policy)(params, batch))
     matrix = dense_matrix(problem, damping)
     residuals = {}
     for dtype in ("float32", "float64"):
-        solve = problems.solver(problem.policy, 12, dtype)
-        x = solve(problem.params, problem.batch, problem.gradient, jnp.float32(damping)).x
+        solve = problems.solver(policy, 12, dtype)
+        x = problems.in_double(solve, params, batch, gradient, damping).x
         residual = gradient - matrix @ np.asarray(x, float)
         residuals[dtype] = np.linalg.norm(residual) / np.linalg.norm(gradient)
     assert residuals["float64"] < 0.1 * residuals["float32"]
 
-    multiply = problems.exact_product(problem.policy)
-    product = multiply(problem.params, problem.batch, problem.gradient, jnp.float32(damping))
+    multiply = problems.exact_product(policy)
+    product = problems.in_double(multiply, params, batch, gradient, damping)
     np.testing.assert_allclose(product, matrix @ gradient, rtol=2e-7)
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/roofline.py, value_fit.py and gpu.py: counts against XLA's, miniatures, bad parts."""
+"""What the benchmarks of limits count and fit; gpu.py in miniature, and its parts that break."""
 
 import functools
 import json
@@ -23,12 +23,13 @@ def _importable(monkeypatch):
 
 def test_counted_operations_are_those_of_the_program():
     """Wide layers, so that what is not a matrix product hardly counts in XLA's own sum."""
-    import synthetic
+    import operations
+    import problems
 
-    shape = synthetic.Shape(256, 96, 64, (128, 192))
+    shape = problems.Shape(256, 96, 64, (128, 192))
     sizes = (96, 128, 192, 64)
-    problem = synthetic.make_problem(shape)
-    arguments = problem.policy_params, problem.batch.obs
+    problem = problems.make_problem(shape)
+    arguments = problem.params, problem.batch.obs
 
     def outputs(params, obs):
         return problem.policy.apply(params, obs).mean
@@ -40,9 +41,9 @@ def test_counted_operations_are_those_of_the_program():
         predict = functools.partial(outputs, obs=obs)
         return trpo_jax.gauss_newton_product(predict, lambda z, u: z * z * u, params)(params)
 
-    forward = synthetic.operations(synthetic.forward(256, sizes))
-    backward = synthetic.operations(synthetic.backward(256, sizes))
-    curvature = synthetic.operations(synthetic.curvature(256, sizes))
+    forward = operations.operations(operations.forward(256, sizes))
+    backward = operations.operations(operations.backward(256, sizes))
+    curvature = operations.operations(operations.curvature(256, sizes))
     # The linearisation of a product is a forward pass of its own.
     expected = {outputs: forward, gradient: forward + backward, product: forward + curvature}
     for fn, count in expected.items():
@@ -52,38 +53,24 @@ def test_counted_operations_are_those_of_the_program():
 
 
 def test_a_step_is_its_products_and_a_fit_is_its_minibatches():
-    import synthetic
+    import operations
+    from problems import Shape
 
-    shape = synthetic.Shape(64, 2, 1, (4,))
-    assert synthetic.operations(synthetic.forward(64, (2, 4, 1))) == 2 * 64 * (8 + 4)
+    shape = Shape(64, 2, 1, (4,))
+    assert operations.operations(operations.forward(64, (2, 4, 1))) == 2 * 64 * (8 + 4)
     # Gradient: 12 forward, 8 + 2 · 4 back; each product: 2 · 8 + 4 · 4; each evaluation: 12.
-    assert synthetic.operations(synthetic.policy_step(shape, 10, 3)) == 128 * (
+    assert operations.operations(operations.policy_step(shape, 10, 3)) == 128 * (
         12 + 16 + 10 * 32 + 3 * 12
     )
-    assert synthetic.operations(synthetic.value_fit(shape, 5, 16)) == 128 * (5 * 28 + 2 * 12)
-
-
-def test_roofline_in_miniature(tmp_path, monkeypatch):
-    import roofline
-
-    out = tmp_path / "roofline.md"
-    monkeypatch.setattr(sys, "argv", ["roofline.py", "--quick", "--out", str(out)])
-    roofline.main()
-    rows = json.loads(out.with_suffix(".json").read_text())
-    step, fit = rows["0"]
-    assert [row[1] for row in (step, fit)] == ["policy step", "value fit"]
-    for row in (step, fit):
-        assert float(row[5]) > 1  # so small a batch is far from the limit
-    assert float(rows["1"][0][5]) > 0
-    assert "## Rollout" in out.read_text()
+    assert operations.operations(operations.value_fit(shape, 5, 16)) == 128 * (5 * 28 + 2 * 12)
 
 
 def test_rival_fits_solve_a_linear_regression():
     """Least squares by NumPy is what they must find, weights included."""
-    import fits
-    import synthetic
+    import value_fit
+    from problems import Shape, make_problem
 
-    batch = synthetic.make_problem(synthetic.Shape(64, 3, 1, ())).batch
+    batch = make_problem(Shape(64, 3, 1, ())).batch
     weight = (jnp.arange(64) < 40).astype(jnp.float32)
     batch = batch.replace(value_target=batch.obs @ jnp.array([1.0, -2.0, 0.5]), weight=weight)
     rows = np.asarray(batch.obs)[:40] - 0.5 * np.ones(3), np.asarray(batch.value_target)[:40]
@@ -93,29 +80,16 @@ def test_rival_fits_solve_a_linear_regression():
         return (obs - 0.5) @ params
 
     start = jnp.zeros(3)
-    for fit in (fits.lbfgs(10), fits.levenberg_marquardt(6, 3)):
+    for fit in (value_fit.lbfgs(10), value_fit.levenberg_marquardt(6, 3)):
         run = jax.jit(functools.partial(fit.run, jax.random.key(0), apply))
         fitted, _ = run(start, fit.init(start), batch)
         np.testing.assert_allclose(fitted, expected, atol=0.03)
 
 
-def test_value_fit_in_miniature(tmp_path, monkeypatch):
-    import value_fit
-
-    out = tmp_path / "value_fit.md"
-    for what in (["time", "--fits", "0", "1"],
-                 ["quality", "CartPole-v1", "--num-seeds", "1", "--fits", "6", "7"]):  # fmt: skip
-        command = ["value_fit.py", *what, "--quick", "--out", str(out)]
-        monkeypatch.setattr(sys, "argv", command)
-        value_fit.main()
-    text = out.read_text()
-    assert "| CartPole-v1 | Levenberg–Marquardt, 1 × 10 CG |" in text
-    assert "| Adam, minibatch 128 | " in text.partition("## Time")[2]
-
-
 PARTS = ["device", "policy_step", "cartpole", "reward", "lanes", "solves", "memory"]
 
 
+@pytest.mark.usefixtures("hasty_compiler")
 def test_gpu_script_in_miniature(tmp_path, monkeypatch):
     """The throughput parts differ in their environment only: one of them is enough."""
     import gpu

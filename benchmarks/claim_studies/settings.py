@@ -8,8 +8,7 @@ import jax
 
 import trpo_jax
 from trpo_jax import HParams, TRPOConfig
-from trpo_jax.learner import PolicyStep, TrainState
-from trpo_jax.solver import trust_region_step
+from trpo_jax.learner import TrainState
 
 NUM_SEEDS = 10
 """Of the runs that are reported."""
@@ -22,12 +21,12 @@ class Task(NamedTuple):
 
     env_id: str
     config: TRPOConfig
-    gamma: float
-    num_updates: int
+    num_updates: int = 40
     """Of the reported runs; even, since tuning has half of them."""
-    num_episodes: int
+    num_episodes: int = 0
     """Episodes that measure the policy after every update, beside the training; 0: too dear."""
-    keywords: dict
+    gamma: float = 0.99
+    keywords: dict = {}  # noqa: RUF012 - never written to
 
     def make_env(self):
         """The environment; the same object every time."""
@@ -62,60 +61,26 @@ class Method(NamedTuple):
         return baselines.with_learning_rate(state, value), hparams
 
 
+def _small(num_envs: int, num_steps: int) -> TRPOConfig:
+    return TRPOConfig(num_envs=num_envs, num_steps=num_steps, hidden_sizes=(32, 32))
+
+
 _IMAGES = TRPOConfig(num_envs=64, num_steps=64, network="mlp", activation="relu", value_epochs=4)
 _MUJOCO = TRPOConfig(num_envs=32, num_steps=64, normalize_observations=True, normalize_rewards=True)
 _SPRING = {"backend": "spring"}
-_CHEETAH_STEPS = 256
-"""Of an episode of halfcheetah, which never falls: one episode of each copy in every update."""
-
-TASKS = {
-    task.env_id: task
-    for task in (
-        Task(
-            "CartPole-v1",
-            TRPOConfig(num_envs=8, num_steps=256, hidden_sizes=(32, 32)),
-            0.99,
-            40,
-            32,
-            {},
-        ),
-        Task(
-            "Acrobot-v1",
-            TRPOConfig(num_envs=16, num_steps=128, hidden_sizes=(32, 32)),
-            0.99,
-            40,
-            32,
-            {},
-        ),
-        Task(
-            "Pendulum-v1",
-            TRPOConfig(num_envs=4, num_steps=256, hidden_sizes=(32, 32)),
-            0.9,
-            80,
-            32,
-            {},
-        ),
-        Task(
-            "inverted_pendulum",
-            TRPOConfig(num_envs=32, num_steps=64, hidden_sizes=(32, 32)),
-            0.99,
-            40,
-            0,
-            _SPRING,
-        ),
-        Task("Breakout-MinAtar", _IMAGES, 0.99, 20, 0, {}),
-        Task("SpaceInvaders-MinAtar", _IMAGES, 0.99, 20, 0, {}),
-        Task("hopper", _MUJOCO, 0.99, 40, 0, _SPRING),
-        Task(
-            "halfcheetah",
-            _MUJOCO.replace(num_envs=8, num_steps=_CHEETAH_STEPS),
-            0.99,
-            40,
-            0,
-            _SPRING | {"episode_length": _CHEETAH_STEPS},
-        ),
-    )
-}
+# An episode of halfcheetah never ends early: one episode of each copy in every update.
+_CHEETAH = _MUJOCO.replace(num_envs=8, num_steps=256)
+_TASKS = (
+    Task("CartPole-v1", _small(8, 256), num_episodes=32),
+    Task("Acrobot-v1", _small(16, 128), num_episodes=32),
+    Task("Pendulum-v1", _small(4, 256), num_updates=80, num_episodes=32, gamma=0.9),
+    Task("inverted_pendulum", _small(32, 64), keywords=_SPRING),
+    Task("Breakout-MinAtar", _IMAGES, num_updates=20),
+    Task("SpaceInvaders-MinAtar", _IMAGES, num_updates=20),
+    Task("hopper", _MUJOCO, keywords=_SPRING),
+    Task("halfcheetah", _CHEETAH, keywords=_SPRING | {"episode_length": _CHEETAH.num_steps}),
+)
+TASKS = {task.env_id: task for task in _TASKS}
 
 
 def get_task(env_id: str, quick: bool) -> Task:
@@ -127,28 +92,22 @@ def get_task(env_id: str, quick: bool) -> Task:
     return task
 
 
-def _ppo(task: Task) -> PolicyStep:
+def _ppo(task: Task):
     """PPO whose epochs and minibatches are those of the critic's fit."""
-    settings = baselines.PPOSettings(
-        num_epochs=task.config.value_epochs, minibatch_size=task.config.minibatch_size
-    )
-    return baselines.ppo(settings)
+    sizes = {"num_epochs": task.config.value_epochs, "minibatch_size": task.config.minibatch_size}
+    return baselines.ppo(baselines.PPOSettings(**sizes))
 
 
 _MAX_KLS = (0.003, 0.01, 0.03, 0.1, 0.3)
-
+_VPG_RATES, _PPO_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+_TRPO = Method("TRPO", "max_kl", _MAX_KLS, lambda task: trpo_jax.trust_region_step)
 METHODS = {
-    "trpo": Method("TRPO", "max_kl", _MAX_KLS, lambda task: trust_region_step),
-    "npg": Method(
-        "NPG", "max_kl", _MAX_KLS, lambda task: trust_region_step, {"line_search": False}
-    ),
+    "trpo": _TRPO,
+    "npg": _TRPO._replace(label="NPG", changes={"line_search": False}),
     "vpg": Method(
-        "VPG",
-        "learning rate",
-        (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
-        lambda task: baselines.vanilla_policy_gradient(),
+        "VPG", "learning rate", _VPG_RATES, lambda task: baselines.vanilla_policy_gradient()
     ),
-    "ppo": Method("PPO", "learning rate", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), _ppo),
+    "ppo": Method("PPO", "learning rate", _PPO_RATES, _ppo),
 }
 COLORS = {"trpo": "#0072B2", "npg": "#009E73", "vpg": "#D55E00", "ppo": "#CC79A7"}
 """Okabe and Ito's palette, as in the library's own pictures."""

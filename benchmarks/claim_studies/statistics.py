@@ -19,18 +19,18 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    @classmethod
+    def of(cls, value, resampled: np.ndarray) -> "Estimate":
+        """From the statistic of the samples, and of the resampled ones."""
+        low, high = np.percentile(resampled, [2.5, 97.5])
+        return cls(float(value), float(low), float(high))
+
     def __str__(self) -> str:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
-class Ratio(NamedTuple):
-    """A ratio, or a bound on it, with its 95 % percentile bootstrap interval."""
-
-    value: float
-    low: float
-    """0 if the value is only an upper bound."""
-    high: float
-    """Infinite if the value is only a lower bound."""
+class Ratio(Estimate):
+    """A ratio; low is 0 if it is only an upper bound, high infinite if only a lower bound."""
 
     @property
     def sign(self) -> str:
@@ -56,9 +56,8 @@ def over_seeds(samples: np.ndarray, statistic=interquartile_mean) -> Estimate:
     value = float(statistic(samples))
     if np.ptp(samples) == 0:
         return Estimate(value, value, value)
-    interval = bootstrap(
-        (samples,), statistic, n_resamples=_RESAMPLES, method="percentile", rng=0
-    ).confidence_interval
+    settings = {"n_resamples": _RESAMPLES, "method": "percentile", "rng": 0}
+    interval = bootstrap((samples,), statistic, **settings).confidence_interval
     return Estimate(value, float(interval.low), float(interval.high))
 
 
@@ -77,13 +76,10 @@ def ratio_over_seeds(numerator: np.ndarray, denominator: np.ndarray, limit: floa
     sides = (numerator, denominator)
     random = np.random.default_rng(0)
     draws = [side[random.integers(side.size, size=(_RESAMPLES, side.size))] for side in sides]
-    low, high = np.percentile(ratio(*draws), [2.5, 97.5])
+    known = Ratio.of(ratio(*sides), ratio(*draws))
     over_unknown, under_unknown = (np.isinf(interquartile_mean(side)) for side in sides)
-    return Ratio(
-        value=float(ratio(*sides)),
-        low=0.0 if under_unknown else float(low),
-        high=np.inf if over_unknown else float(high),
-    )
+    low, high = 0.0 if under_unknown else known.low, np.inf if over_unknown else known.high
+    return known._replace(low=low, high=high)
 
 
 def over_tasks(scores: np.ndarray) -> Estimate:
@@ -93,8 +89,7 @@ def over_tasks(scores: np.ndarray) -> Estimate:
     draws = np.random.default_rng(0).integers(num_seeds, size=(_RESAMPLES, num_tasks, num_seeds))
     resampled = np.take_along_axis(scores[None], draws, axis=2)
     means = interquartile_mean(resampled.reshape(_RESAMPLES, -1))
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(interquartile_mean(scores.ravel())), float(low), float(high))
+    return Estimate.of(interquartile_mean(scores.ravel()), means)
 
 
 def probability_of_improvement(first: np.ndarray, second: np.ndarray) -> Estimate:
@@ -111,5 +106,4 @@ def probability_of_improvement(first: np.ndarray, second: np.ndarray) -> Estimat
         np.take_along_axis(side[None], draw, axis=2)
         for side, draw in zip((first, second), draws, strict=True)
     ]
-    low, high = np.percentile(probability(*resampled), [2.5, 97.5])
-    return Estimate(float(probability(first, second)), float(low), float(high))
+    return Estimate.of(probability(first, second), probability(*resampled))

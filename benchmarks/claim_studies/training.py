@@ -29,31 +29,45 @@ class NotTrainedError(Exception):
     """A study asks for runs that are not on the disk."""
 
 
+def _once(path: Path, make) -> dict:
+    """What the disk has, or what is made and left there."""
+    if not path.exists():
+        made = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(made, separators=(",", ":")) + "\n")
+    return json.loads(path.read_text())
+
+
 def run(directory: Path, env_id: str, method_id: str, quick: bool = False) -> dict:
     """Tune and train one method on one environment, or take it from the disk."""
-    path = directory / f"{env_id}_{method_id}.json"
-    if path.exists():
-        return json.loads(path.read_text())
-    shared, method = get_shared(env_id, quick), METHODS[method_id]
-    task = shared.task
-    started = time.perf_counter()
-    program = Program(shared, method)
-    tuning = _tune(program)
-    chosen = method.values[int(np.argmax([setting["score"] for setting in tuning]))]
-    runs = program.histories([chosen] * NUM_SEEDS, REPORT_STREAM, task.num_updates)
-    record = {
-        "env": env_id,
-        "method": method_id,
-        "batch_size": task.config.batch_size,
-        "tuned": method.tuned,
-        "chosen": chosen,
-        "tuning": tuning,
-        "runs": runs,
-        "seconds": round(time.perf_counter() - started),
-    }
-    directory.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, separators=(",", ":")) + "\n")
-    return record
+
+    def make() -> dict:
+        started, method = time.perf_counter(), METHODS[method_id]
+        program = Program(get_shared(env_id, quick), method)
+        tuning = _tune(program)
+        chosen = method.values[int(np.argmax([setting["score"] for setting in tuning]))]
+        runs = program.reported(chosen)
+        return {
+            "env": env_id,
+            "method": method_id,
+            "batch_size": program.shared.task.config.batch_size,
+            "tuned": method.tuned,
+            "chosen": chosen,
+            "tuning": tuning,
+            "runs": runs,
+            "seconds": round(time.perf_counter() - started),
+        }
+
+    return _once(directory / f"{env_id}_{method_id}.json", make)
+
+
+def with_iterations(directory: Path, env_id: str, iterations: int, max_kl: float, quick: bool):
+    """The reported runs of TRPO with so many CG iterations, or what the disk has of them."""
+    method = METHODS["trpo"]._replace(changes={"cg_iterations": iterations})
+    return _once(
+        directory / f"{env_id}_cg{iterations}.json",
+        lambda: Program(get_shared(env_id, quick), method).reported(max_kl),
+    )
 
 
 def untrained(directory: Path, env_id: str, quick: bool = False) -> float:
@@ -62,11 +76,7 @@ def untrained(directory: Path, env_id: str, quick: bool = False) -> float:
     Measured apart from training: the episodes that end first there are not like the others.
     """
     path = _untrained_path(directory, env_id)
-    if not path.exists():
-        record = get_shared(env_id, quick).untrained()
-        directory.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record) + "\n")
-    return json.loads(path.read_text())["return"]
+    return _once(path, lambda: get_shared(env_id, quick).untrained())["return"]
 
 
 def load(directory: Path, env_ids=tuple(TASKS), method_ids=tuple(METHODS)) -> dict:
@@ -110,28 +120,26 @@ class Shared:
     def __init__(self, task: Task):
         agent = trpo_jax.make_trpo(task.make_env(), task.config)
         key = jax.random.fold_in(jax.random.key(0), _EVALUATION_STREAM)
+        keys = jax.random.split(key, NUM_SEEDS)
 
-        def measured(state: TrainState) -> jax.Array:
-            stats = agent.evaluate(state, key, num_episodes=task.num_episodes, deterministic=False)
+        def play(state: TrainState, key: jax.Array, num_episodes: int) -> jax.Array:
+            stats = agent.evaluate(state, key, num_episodes, deterministic=False)
             return jnp.mean(stats.returns)
 
-        self.task, self.agent = task, agent
+        self.task = task
         self.begin = jax.jit(jax.vmap(agent.init))
         self.collect = jax.jit(jax.vmap(agent.rollout))
-        self.measure = jax.jit(jax.vmap(measured)) if task.num_episodes else None
+        self.measure = jax.jit(jax.vmap(lambda state: play(state, key, task.num_episodes)))
+        at_start = jax.jit(jax.vmap(lambda s, k: play(s, k, _UNTRAINED_EPISODES)))
+        self._returns_at_start = lambda states: at_start(states, keys)
+
+    def states(self, stream: int, number: int) -> TrainState:
+        """As runs of one of the streams begin."""
+        return self.begin(jax.random.split(jax.random.fold_in(jax.random.key(0), stream), number))
 
     def untrained(self) -> dict[str, float]:
         """Mean return of the policies that the reported runs begin with, acting stochastically."""
-
-        def play(state: TrainState, key: jax.Array) -> jax.Array:
-            stats = self.agent.evaluate(state, key, _UNTRAINED_EPISODES, deterministic=False)
-            return jnp.mean(stats.returns)
-
-        key = jax.random.key(0)
-        start_key = jax.random.fold_in(key, REPORT_STREAM)
-        play_key = jax.random.fold_in(key, _EVALUATION_STREAM)
-        states = self.begin(jax.random.split(start_key, NUM_SEEDS))
-        returns = jax.jit(jax.vmap(play))(states, jax.random.split(play_key, NUM_SEEDS))
+        returns = self._returns_at_start(self.states(REPORT_STREAM, NUM_SEEDS))
         num_episodes = NUM_SEEDS * _UNTRAINED_EPISODES
         return {"return": float(f"{jnp.mean(returns):.4g}"), "episodes": num_episodes}
 
@@ -152,11 +160,9 @@ class Program:
 
     def histories(self, values: Sequence[float], stream: int, num_updates: int) -> dict[str, list]:
         """Train one lane for each value; {name: [lanes, updates]} of what is kept."""
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), stream), len(values))
-        hparams = HParams.stack([self.shared.task.hparams()] * len(values))
-        state, hparams = self._set_up(
-            self.shared.begin(keys), hparams, jnp.array(values, jnp.float32)
-        )
+        states, hparams = self.shared.states(stream, len(values)), self.shared.task.hparams()
+        lanes = states, HParams.stack([hparams] * len(values)), jnp.array(values, jnp.float32)
+        state, hparams = self._set_up(*lanes)
         records = []
         for _ in range(num_updates):
             state, metrics = self._learn(*self.shared.collect(state), hparams)
@@ -166,23 +172,20 @@ class Program:
             for name in records[0]
         }
 
+    def reported(self, value: float) -> dict[str, list]:
+        """Histories of the runs that are reported, with this setting."""
+        return self.histories([value] * NUM_SEEDS, REPORT_STREAM, self.shared.task.num_updates)
+
     def _record(self, state: TrainState, metrics: UpdateMetrics) -> dict[str, jax.Array]:
         # `episode_return` repeats the last mean where no episode ended: not a measurement.
-        ended = metrics.num_episodes > 0
-        record = {
-            "training": jnp.where(ended, metrics.episode_return, jnp.nan),
-            "kl": metrics.kl,
-        }
-        if self.shared.measure is not None:
+        training = jnp.where(metrics.num_episodes > 0, metrics.episode_return, jnp.nan)
+        record = {"training": training, "kl": metrics.kl}
+        if self.shared.task.num_episodes:
             record["measured"] = self.shared.measure(state)
         if self.method.tuned == "max_kl":
             norms = metrics.cg_residual_norms
-            record |= {
-                "first_kl": metrics.candidate_kls[:, 0],
-                "backtracks": metrics.num_backtracks,
-                "accepted": metrics.accepted,
-                "residual": norms[:, -1] / norms[:, 0],
-            }
+            record |= {"first_kl": metrics.candidate_kls[:, 0], "accepted": metrics.accepted}
+            record |= {"backtracks": metrics.num_backtracks, "residual": norms[:, -1] / norms[:, 0]}
         return record
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stillness import Timing, Usage, others_share, wait_until_still
+from turns import Timing, Usage, others_share
 
 HERE = Path(__file__).parent
 DEFAULT_VENVS = Path.home() / ".cache" / "trpo_jax" / "peers"
@@ -21,7 +21,6 @@ TITLES = {
     "brax": "brax PPO",
 }
 """How each peer is called in tables; trpo_jax runs in the driver's own environment."""
-
 
 _ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
 """A cache on disk would hide from a cold start what has to be compiled."""
@@ -38,24 +37,19 @@ class Peer:
         self.name, self.python = name, python
         program, _, threads = name.partition("@")
         self.started = time.perf_counter()
-        self._process = subprocess.Popen(
-            [str(python), str(HERE / f"worker_{program}.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if not os.environ.get("PEERS_VERBOSE") else None,
-            text=True,
-            env={**os.environ, **_ENVIRONMENT, "PEER_THREADS": threads},
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        if not os.environ.get("PEERS_VERBOSE"):
+            pipes["stderr"] = subprocess.DEVNULL
+        environment = {**os.environ, **_ENVIRONMENT, "PEER_THREADS": threads}
+        command = [str(python), str(HERE / f"worker_{program}.py")]
+        self._process = subprocess.Popen(command, env=environment, **pipes)
         self.description = self.ask("describe")
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Send a request and wait for its reply. Raises `PeerFailed` with the peer's own error."""
-        pipe_in, pipe_out = self._process.stdin, self._process.stdout
-        assert pipe_in is not None
-        assert pipe_out is not None
         try:
-            print(json.dumps({"do": do, **arguments}), file=pipe_in, flush=True)
-            line = pipe_out.readline()
+            print(json.dumps({"do": do, **arguments}), file=self._process.stdin, flush=True)
+            line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
         if not line:
@@ -70,12 +64,11 @@ class Peer:
         """Of its process."""
         return self._process.pid
 
-    def time(self, do: str, *, patience: float, at_least: float, **arguments: Any) -> Timing:
+    def time(self, do: str, *, at_least: float, **arguments: Any) -> Timing:
         """Ask for something whose reply holds "seconds", until `at_least` so many have passed.
 
-        Per call, the mean. Waits a while for a still machine first.
+        Per call, the mean.
         """
-        wait_until_still(self.pid, patience=patience)
         before = Usage.now(self.pid)
         replies = [self.ask(do, **arguments)]
         while sum(reply["seconds"] for reply in replies) < at_least:
@@ -92,7 +85,6 @@ class Peer:
 
     def close(self) -> None:
         """End the process and wait for it."""
-        assert self._process.stdin is not None
         self._process.stdin.close()
         try:
             self._process.wait(timeout=10)
@@ -101,11 +93,22 @@ class Peer:
             self._process.wait()
 
 
+def base_of(name: str) -> str:
+    """A peer without its number of threads."""
+    return name.partition("@")[0]
+
+
+def title(name: str) -> str:
+    """How a peer is called in a table."""
+    threads = name.partition("@")[2]
+    return TITLES[base_of(name)] + (f", {threads} thread" if threads else "")
+
+
 def python_of(name: str, venvs: Path) -> Path | None:
     """The interpreter that has the peer, or None where its virtual environment is missing."""
     if name == "trpo_jax":
         return Path(sys.executable)
-    python = venvs / name.partition("@")[0] / "bin" / "python"
+    python = venvs / base_of(name) / "bin" / "python"
     return python if python.exists() else None
 
 
@@ -128,8 +131,9 @@ class Pool:
         for name in names:
             python = python_of(name, self._venvs)
             if python is None:
-                base = name.partition("@")[0]
-                print(f"skipped: no {base} in {self._venvs}; see benchmarks/peers/install.py")
+                print(
+                    f"skipped: no {base_of(name)} in {self._venvs}; see benchmarks/peers/install.py"
+                )
             elif name not in self._peers:
                 self._peers[name] = Peer(name, python)
         return [self._peers[name] for name in names if name in self._peers]

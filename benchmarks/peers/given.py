@@ -87,6 +87,11 @@ def num_layers(weights: Arrays, which: str) -> int:
     return sum(name.startswith(f"{which}_w") for name in weights)
 
 
+def num_outputs(weights: Arrays) -> int:
+    """Of the policy network."""
+    return weights[f"policy_b{num_layers(weights, 'policy') - 1}"].size
+
+
 def log_prob(weights: Arrays, data: Arrays) -> np.ndarray:
     """log π(a|s) in float64, [B]."""
     outputs = forward(weights, "policy", data["obs"])

@@ -9,7 +9,6 @@ PIP_EXTRA_INDEX_URL), it prefers that; the plain one wants several gigabytes of 
 
 import argparse
 import subprocess
-import sys
 import venv
 from pathlib import Path
 
@@ -18,9 +17,7 @@ from client import DEFAULT_VENVS, HERE
 REQUIREMENTS = HERE / "requirements"
 
 
-def names() -> list[str]:
-    """The peers that can be installed."""
-    return sorted(path.stem for path in REQUIREMENTS.glob("*.txt"))
+PEERS = sorted(path.stem for path in REQUIREMENTS.glob("*.txt"))
 
 
 def install(name: str, venvs: Path) -> None:
@@ -33,19 +30,18 @@ def install(name: str, venvs: Path) -> None:
     subprocess.run([str(folder / "bin" / "python"), *command], check=True)
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(names())}; all")
+    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(PEERS)}; all")
     parser.add_argument("--venvs", type=Path, default=DEFAULT_VENVS, metavar="DIR")
     arguments = parser.parse_args()
-    if unknown := set(arguments.peers) - set(names()):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(names())}")
-    for name in arguments.peers or names():
+    if unknown := set(arguments.peers) - set(PEERS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
+    for name in arguments.peers or PEERS:
         install(name, arguments.venvs)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,6 +1,6 @@
 """How the driver and a peer's process talk: JSON lines, on settings that all peers share.
 
-Runs in every peer's virtual environment: the standard library only.
+Runs in every peer's virtual environment: the standard library and NumPy only.
 """
 
 import dataclasses
@@ -9,8 +9,11 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
+
+import given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +60,48 @@ class Settings:
         return dataclasses.asdict(self)
 
 
-def serve(handlers: dict[str, Callable[..., dict[str, Any]]]) -> None:
-    """Answer requests {"do": name, **arguments}, one JSON line each, until the input ends."""
+def serve(
+    packages: Sequence[str], training: Any = None, update: Any = None, **handlers: Callable
+) -> None:
+    """Answer requests {"do": name, **arguments}, one JSON line each, until the input ends.
+
+    `training(settings, seed, num_updates)` makes a run with `.train(num_updates)` and
+    `.evaluate(num_episodes, seed)` -> returns. `update(settings, arrays, joint)` makes an update on
+    a given batch, always from the same weights, with `.ready(fit)` -> the call that is timed, and
+    `.weights()` after it; `joint`: bound the KL summed over action dimensions. Other requests have
+    handlers of their own.
+    """
+    runs: dict[str, Any] = {}
+
+    def describe():
+        return {"versions": {name: version(name) for name in packages}}
+
+    def prepare(run, settings, seed, num_updates):
+        runs[run] = training(Settings(**settings), seed, num_updates)
+
+    def updates(run, num_updates):
+        return timed(lambda: runs[run].train(num_updates))
+
+    def evaluate(run, num_episodes, seed):
+        return {"returns": [float(x) for x in runs[run].evaluate(num_episodes, seed)]}
+
+    def load_batch(run, settings, path, joint):
+        runs[run] = update(Settings(**settings), given.load(path), joint)
+
+    def update_once(run, fit):
+        return timed(runs[run].ready(fit))
+
+    def save_update(run, path):
+        given.save(path, runs[run].weights())
+
+    common = (describe, prepare, updates, evaluate, load_batch, update_once, save_update)
+    handlers |= {handler.__name__: handler for handler in common}
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no reply
     for line in sys.stdin:
         arguments = json.loads(line)
-        handler = handlers[arguments.pop("do")]
         try:
-            reply = handler(**arguments)
+            reply = handlers[arguments.pop("do")](**arguments) or {}
         except Exception:
             reply = {"error": traceback.format_exc()}
         print(json.dumps(reply), file=replies, flush=True)
@@ -75,7 +111,5 @@ def timed(call: Callable[[], Any]) -> dict[str, float]:
     """Wall time, and CPU time of all threads, of a call that returns when its work is done."""
     start, cpu_start = time.perf_counter(), time.process_time()
     call()
-    return {
-        "seconds": time.perf_counter() - start,
-        "cpu_seconds": time.process_time() - cpu_start,
-    }
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds}

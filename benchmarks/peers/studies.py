@@ -8,14 +8,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import given
 import numpy as np
-from client import Peer
+from client import Peer, base_of
 from protocol import Settings
-from stillness import Timing, Usage, others_share, process_seconds, wait_until_still
-from turns import Pace, interleave
+from turns import Pace, Timing, Usage, interleave, others_share, process_seconds
 
 ENVIRONMENTS = {
     "CartPole-v1": Settings("CartPole-v1"),
@@ -29,6 +28,38 @@ BRAX = {
 }
 
 
+class Goal(NamedTuple):
+    """When an environment counts as solved, and how long it is tried."""
+
+    threshold: float
+    """Mean return of the evaluation."""
+    num_updates: int
+    """Of 2,048 steps each."""
+    every: int
+    """Updates between evaluations."""
+
+
+GOALS = {
+    "CartPole-v1": Goal(475.0, 48, 2),
+    "Acrobot-v1": Goal(-100.0, 48, 4),
+    "Pendulum-v1": Goal(-250.0, 72, 4),
+}
+"""gymnasium's own thresholds. It has none for Pendulum: good policies get −150 to −200 there, and
+the mean of 32 episodes has a standard error of 15."""
+
+
+_RANGES = {
+    "CartPole-v1": ([2.4, 3.0, 0.2, 3.0], 2, None),
+    "Acrobot-v1": ([3.1, 3.1, 6.0, 12.0], 3, None),
+    "Pendulum-v1": ([3.1, 8.0], None, 2.5),
+}
+"""Half-width of the states that are tried, number of discrete actions, half-width of continuous."""
+
+
+def _study(settings: Settings, entries: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"settings": settings.as_json(), "peers": {} if entries is None else entries}
+
+
 def speed(
     peers: list[Peer], settings: list[Settings], pace: Pace, updates: dict[str, int]
 ) -> dict[str, Any]:
@@ -36,18 +67,17 @@ def speed(
 
     `updates` says how many iterations are timed at once: "jax" in one program, "torch" in a loop.
     """
-    results: dict[str, Any] = {
-        chosen.env_id: {"settings": chosen.as_json(), "peers": {}} for chosen in settings
-    }
+    results: dict[str, Any] = {s.env_id: _study(s) for s in settings}
     calls = {}
     for peer, chosen in itertools.product(peers, settings):
-        count = updates["torch" if _is_torch(peer) else "jax"]
+        count = updates["torch" if "torch" in peer.description["versions"] else "jax"]
         run = {"run": chosen.env_id, "num_updates": count}
         peer.ask("prepare", **run, settings=chosen.as_json(), seed=0)
         peer.ask("updates", **run)  # compiles
-        entry = {**peer.description, "updates": count}
-        results[chosen.env_id]["peers"][peer.name] = entry
-        calls[chosen.env_id, peer.name] = _timer(peer, "updates", pace, **run)
+        results[chosen.env_id]["peers"][peer.name] = {**peer.description, "updates": count}
+        calls[chosen.env_id, peer.name] = functools.partial(
+            peer.time, "updates", at_least=pace.at_least, **run
+        )
     for (env_id, name), summary in interleave(calls, pace).items():
         entry = results[env_id]["peers"][name]
         entry |= summary
@@ -63,25 +93,19 @@ def cold_start(peers: list[Peer], settings: list[Settings], pace: Pace) -> dict[
     networks and compilation all count. Of `peers`, which stay idle, new processes are started.
     """
     calls = {
-        (chosen.env_id, peer.name): functools.partial(_start_and_train, peer, chosen, pace)
+        (chosen.env_id, peer.name): functools.partial(_start_and_train, peer, chosen)
         for peer, chosen in itertools.product(peers, settings)
     }
     summaries = interleave(calls, pace)
-    return {
-        chosen.env_id: {
-            "settings": chosen.as_json(),
-            "peers": {
-                peer.name: {**peer.description, **summaries[chosen.env_id, peer.name]}
-                for peer in peers
-            },
-        }
-        for chosen in settings
-    }
+
+    def entry(peer: Peer, chosen: Settings) -> dict[str, Any]:
+        return {**peer.description, **summaries[chosen.env_id, peer.name]}
+
+    return {c.env_id: _study(c, {peer.name: entry(peer, c) for peer in peers}) for c in settings}
 
 
-def _start_and_train(idle: Peer, settings: Settings, pace: Pace) -> Timing:
+def _start_and_train(idle: Peer, settings: Settings) -> Timing:
     run = {"run": "cold", "num_updates": 2}
-    wait_until_still(patience=pace.patience)
     before = Usage.now()
     with contextlib.closing(idle.another()) as peer:
         peer.ask("prepare", **run, settings=settings.as_json(), seed=0)
@@ -113,9 +137,11 @@ def update_alone(
                 weights = _weights_after(peer, batch, Path(folder), **request)
                 error = given.value_error(weights, batch)
                 entries[peer.name]["fits"][fit] = {"value_error": error}
-                call = _timer(peer, "update_once", pace, **request)
+                call = functools.partial(
+                    peer.time, "update_once", at_least=pace.at_least, **request
+                )
                 calls[shape.label, peer.name, fit] = call
-            results[shape.label] = {"settings": chosen.as_json(), "peers": entries}
+            results[shape.label] = _study(chosen, entries)
         for (label, name, fit), summary in interleave(calls, pace).items():
             results[label]["peers"][name]["fits"][fit] |= summary
     return results
@@ -141,9 +167,12 @@ def _compare_outcomes(
             "kl": kls[-1],
             "improvement": given.improvement(outcomes[peer.name], batch),
         }
-    for name, outcome in outcomes.items():
-        if "trpo_jax" in outcomes:
-            entries[name]["distance"] = _distance(batch, outcome, outcomes["trpo_jax"])
+    reference = outcomes.get("trpo_jax")
+    for name, outcome in outcomes.items() if reference else ():
+        # ‖θ − θ_trpo_jax‖ / ‖θ_trpo_jax − θ_old‖ over the policy's parameters
+        old, new, ours = (given.policy_vector(w) for w in (batch, outcome, reference))
+        distance = np.linalg.norm(new - ours) / np.linalg.norm(ours - old)
+        entries[name]["distance"] = float(distance)
     return entries
 
 
@@ -154,27 +183,12 @@ def _weights_after(peer: Peer, batch: given.Arrays, folder: Path, **request: Any
     return {**batch, **given.load(folder / "result.npz")}
 
 
-def _distance(old: given.Arrays, new: given.Arrays, reference: given.Arrays) -> float:
-    """‖θ_new − θ_reference‖ / ‖θ_reference − θ_old‖ over the policy's parameters."""
-    start, end = given.policy_vector(old), given.policy_vector(reference)
-    gap = given.policy_vector(new) - end
-    return float(np.linalg.norm(gap) / np.linalg.norm(end - start))
-
-
 def _fits(peer: Peer, peers: list[Peer]) -> tuple[str, ...]:
     """The value fits that a peer has; ours on the full batch only where one is to compare with."""
-    if peer.name.startswith("tianshou"):
+    if base_of(peer.name) == "tianshou":
         return "none", "full"
-    full = peer.name == "trpo_jax" and any(other.name.startswith("tianshou") for other in peers)
+    full = peer.name == "trpo_jax" and any(base_of(p.name) == "tianshou" for p in peers)
     return ("none", "minibatch", "full") if full else ("none", "minibatch")
-
-
-def _is_torch(peer: Peer) -> bool:
-    return "torch" in peer.description["versions"]
-
-
-def _timer(peer: Peer, do: str, pace: Pace, **arguments: Any) -> Callable[[], Timing]:
-    return lambda: peer.time(do, patience=pace.patience, at_least=pace.at_least, **arguments)
 
 
 def against_brax(
@@ -203,4 +217,63 @@ def against_brax(
             "compile_seconds": max(0.0, first - min(others)),
             "seconds_per_update": statistics.median(others) / num_updates,
         }
-    return {"settings": settings.as_json(), "peers": entries}
+    return _study(settings, entries)
+
+
+def learning(
+    peers: list[Peer],
+    settings: Settings,
+    goal: Goal,
+    seeds: list[int],
+    num_episodes: int,
+    stamp: dict[str, Any],
+) -> dict[str, Any]:
+    """Mean return of deterministic evaluations, [evaluations], per peer and seed.
+
+    Each keeps the `stamp` of its run, since later runs may add peers and seeds.
+    """
+    run = {"run": settings.env_id, "num_updates": goal.every}
+    curves: dict[str, dict[str, list[float]]] = {peer.name: {} for peer in peers}
+    runs: dict[str, dict[str, Any]] = {peer.name: {} for peer in peers}
+    for seed in seeds:
+        asked = {"run": settings.env_id, "num_episodes": num_episodes, "seed": seed}
+        for peer in peers:
+            peer.ask("prepare", **run, settings=settings.as_json(), seed=seed)
+            curve = []
+            for _ in range(goal.num_updates // goal.every):
+                peer.ask("updates", **run)
+                curve.append(float(np.mean(peer.ask("evaluate", **asked)["returns"])))
+            curves[peer.name][str(seed)] = curve
+            runs[peer.name][str(seed)] = {**stamp, "peers": {peer.name: peer.description}}
+            print(settings.env_id, seed, peer.name, "ends at", f"{curve[-1]:.1f}", flush=True)
+    measured = {"goal": goal._asdict(), "num_episodes": num_episodes, "curves": curves}
+    return {"settings": settings.as_json(), **measured, "runs": runs}
+
+
+def dynamics(peers: list[Peer], num_states: int = 200) -> dict[str, Any]:
+    """The largest difference of what one step does, over random states: peer against trpo_jax.
+
+    trpo_jax must be among the peers.
+    """
+    rng = np.random.default_rng(0)
+    results: dict[str, Any] = {}
+    for env_id in ENVIRONMENTS:
+        bounds, num_actions, reach = _RANGES[env_id]
+        states = rng.uniform(-1, 1, (num_states, len(bounds))) * bounds
+        if num_actions:
+            actions = rng.integers(num_actions, size=num_states)
+        else:
+            actions = rng.uniform(-reach, reach, (num_states, 1))
+        request = {"env_id": env_id, "states": states.tolist(), "actions": actions.tolist()}
+        replies = {peer.name: peer.ask("one_step", **request) for peer in peers}
+        outcomes = {name: np.array(reply["outcomes"]) for name, reply in replies.items()}
+        entries = {
+            peer.name: {
+                **peer.description,
+                "difference": float(np.abs(outcomes[peer.name] - outcomes["trpo_jax"]).max()),
+                "max_episode_steps": replies[peer.name]["max_episode_steps"],
+            }
+            for peer in peers
+        }
+        results[env_id] = {"peers": entries}
+    return results

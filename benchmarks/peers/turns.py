@@ -1,16 +1,68 @@
-"""Who is timed when: peers take turns, round after round, so that a drift meets them all."""
+"""Who is timed when, and which timings count.
 
+Peers take turns, round after round, so that a drift meets them all. A program whose threads wait
+for each other, as PyTorch's do, can take ten times as long beside another busy program: so every
+timing comes with the share of the cores that others took meanwhile, asked of the kernel, on Linux.
+"""
+
+import os
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stillness import STILL, Timing
+STILL = 0.1
+"""Timings during which others took more than this share of the cores are kept only in need."""
+_TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+class Timing(NamedTuple):
+    """Seconds, CPU seconds, and the share of all cores that others took meanwhile."""
+
+    seconds: float
+    cpu: float
+    others: float
+
+
+class Usage(NamedTuple):
+    """CPU seconds up to now: of the whole machine, of some processes; and the clock."""
+
+    machine: float
+    own: float
+    clock: float
+
+    @classmethod
+    def now(cls, *pids: int) -> "Usage":
+        """Read it; zeros where the kernel does not tell."""
+        try:
+            words = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        except OSError:
+            return cls(0.0, 0.0, time.perf_counter())
+        ticks = [int(word) for word in words]
+        machine = sum(ticks[:3]) + sum(ticks[5:8])  # less idle and waiting for input
+        own = sum(process_seconds(pid) for pid in (*pids, os.getpid()))
+        return cls(machine / _TICK, own, time.perf_counter())
+
+
+def others_share(before: Usage, after: Usage) -> float:
+    """Share of the cores that went to other processes in between, in [0, 1]."""
+    span = (after.clock - before.clock) * (os.cpu_count() or 1)
+    others = (after.machine - before.machine) - (after.own - before.own)
+    return min(1.0, max(0.0, others / span)) if span > 0 else 0.0
+
+
+def process_seconds(pid: int) -> float:
+    """CPU seconds of a process up to now, all threads together; 0 if the kernel does not tell."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(words[11]) + int(words[12])) / _TICK
 
 
 class Pace(NamedTuple):
-    """How long is measured, and when that may begin."""
+    """How long is measured."""
 
     budget: float
     """Seconds of timing, all rounds together."""
@@ -19,19 +71,6 @@ class Pace(NamedTuple):
     at_least: float = 0.5
     """Seconds of one timing, in which a shorter call is repeated: the kernel counts CPU time in
     hundredths of a second, which must be few per cent of it."""
-    gate: Path | None = None
-    """A file to wait for once everything is prepared, so that a shared machine need be still only
-    while something is timed."""
-
-    @property
-    def patience(self) -> float:
-        """Seconds that a timing waits for a still machine."""
-        return self.budget / 100
-
-    def wait(self) -> None:
-        """Until the gate is there."""
-        while self.gate is not None and not self.gate.exists():
-            time.sleep(0.2)
 
 
 def interleave(calls: dict[Any, Callable[[], Timing]], pace: Pace) -> dict[Any, dict[str, Any]]:
@@ -42,7 +81,6 @@ def interleave(calls: dict[Any, Callable[[], Timing]], pace: Pace) -> dict[Any, 
     all, which depends little on what else is running.
     """
     made: list[dict[Any, Timing]] = []
-    pace.wait()
     end = time.perf_counter() + pace.budget
     while len(made) < pace.rounds or time.perf_counter() < end:
         made.append({name: call() for name, call in calls.items()})

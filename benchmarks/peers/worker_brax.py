@@ -4,7 +4,6 @@ import contextlib
 import functools
 import itertools
 import sys
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -14,10 +13,6 @@ from protocol import Settings, serve
 with contextlib.redirect_stdout(sys.stderr):  # brax prints that warp is missing
     from brax import envs
     from brax.training.agents.ppo import networks, train
-
-
-def describe() -> dict[str, Any]:
-    return {"versions": {name: version(name) for name in ("brax", "jax", "jaxlib", "flax")}}
 
 
 def iterations(settings: dict, seed: int, num_updates: int, repeats: int) -> dict[str, Any]:
@@ -59,4 +54,4 @@ def iterations(settings: dict, seed: int, num_updates: int, repeats: int) -> dic
 
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
-    serve({"describe": describe, "iterations": iterations})
+    serve(("brax", "jax", "jaxlib", "flax"), iterations=iterations)

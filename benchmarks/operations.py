@@ -1,4 +1,4 @@
-"""Batches without an environment, and how many floating-point operations an update on them takes.
+"""How many floating-point operations an update takes, and of which matrix products they are.
 
 A product of [B, i] and [i, o] counts 2·B·i·o; everything else (activations, distributions, sums)
 is left out, so that what is counted is a lower bound.
@@ -6,68 +6,9 @@ is left out, so that what is counted is a lower bound.
 
 import itertools
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-
-from trpo_jax.learner.types import Batch
-from trpo_jax.policies.networks import (
-    Body,
-    CategoricalHead,
-    Critic,
-    GaussianHead,
-    Policy,
-    make_critic,
-    make_policy,
-)
-
-
-class Shape(NamedTuple):
-    """What an update works on."""
-
-    batch: int
-    obs: int
-    actions: int
-    hidden: tuple[int, ...]
-    discrete: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.batch}×{self.obs}, {'×'.join(map(str, self.hidden))}"
-
-
-class Problem(NamedTuple):
-    """A policy, a critic and a batch drawn from the policy, as a rollout would leave them."""
-
-    policy: Policy
-    critic: Critic
-    policy_params: Any
-    value_params: Any
-    batch: Batch
-
-
-def make_problem(shape: Shape, seed: int = 0) -> Problem:
-    """Standard normal observations and advantages; the target is a smooth function of obs."""
-    body = Body((shape.obs,), shape.hidden, "tanh", False)
-    head = CategoricalHead(shape.actions) if shape.discrete else GaussianHead(shape.actions, 0.0)
-    policy, critic = make_policy(body, head), make_critic(body)
-    keys = jax.random.split(jax.random.key(seed), 5)
-    policy_params, value_params = policy.init(keys[0]), critic.init(keys[1])
-    obs = jax.random.normal(keys[2], (shape.batch, shape.obs))
-    distribution = policy.apply(policy_params, obs)
-    action = distribution.sample(keys[3])
-    batch = Batch(
-        obs=obs,
-        action=action,
-        distribution=distribution,
-        log_prob=distribution.log_prob(action),
-        entropy=distribution.entropy(),
-        advantage=jax.random.normal(keys[4], (shape.batch,)),
-        value=critic.apply(value_params, obs),
-        value_target=3 * jnp.sin(jnp.sum(obs, axis=-1)),
-        weight=jnp.ones(shape.batch),
-    )
-    return Problem(policy, critic, policy_params, value_params, batch)
+from problems import Shape
 
 
 class Product(NamedTuple):
