@@ -3,13 +3,13 @@
 Rollout, advantages, critic, networks and metrics are the library's own, so that a comparison with
 TRPO compares the policy step alone:
 
-    agent = trpo_jax.make_trpo(env, config, baselines.ppo())
-    agent = trpo_jax.make_trpo(env, config, baselines.vanilla_policy_gradient())
+    agent = trpo_jax.make_trpo(env, config, policy_step=baselines.ppo())
+    agent = trpo_jax.make_trpo(env, config, policy_step=baselines.vanilla_policy_gradient())
     agent = trpo_jax.make_trpo(env, config.replace(line_search=False))  # natural policy gradient
 
 The learning rate is part of the step's state, so that a sweep over it is a `vmap`:
 `with_learning_rate(state, rate)`. What each step reports of the KL is measured on its batch, after
-all of its gradient steps; what a baseline lacks (conjugate gradients, backtracks) is zero.
+all of its gradient steps.
 """
 
 import functools
@@ -19,12 +19,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from problems import dot, norm
 
 from trpo_jax import HParams, TRPOConfig
-from trpo_jax.learner import PolicyStep, TrainState
+from trpo_jax.learner import PolicyStep, StepInfo, TrainState
 from trpo_jax.learner.types import Batch
-from trpo_jax.solver import Objective, StepStatus, TrustRegionInfo
+from trpo_jax.solver import Objective
 
 
 class PPOSettings(NamedTuple):
@@ -51,11 +50,11 @@ def vanilla_policy_gradient(learning_rate: float = 1e-2) -> PolicyStep:
     optimizer = _adam(learning_rate)
 
     def apply(key, objective, params, state, batch, hparams, config):
-        del key, hparams
+        del key, hparams, config
         flat, unravel = ravel_pytree(params)
         gradient = jax.grad(lambda theta: evaluate(objective, unravel(theta), batch)[0])(flat)
         updates, state = optimizer.update(-gradient, state)
-        return _finish(objective, params, unravel(flat + updates), batch, gradient, config, state)
+        return _finish(objective, unravel(flat + updates), batch, state)
 
     return PolicyStep(init=lambda params: optimizer.init(ravel_pytree(params)[0]), apply=apply)
 
@@ -95,9 +94,8 @@ def ppo(settings: PPOSettings = PPOSettings()) -> PolicyStep:  # noqa: B008 - im
         # As in the library's value fit, two sorts shuffle all epochs.
         bits = jax.random.bits(key, (2, batch_size))
         order, reshuffle = jnp.argsort(bits, axis=-1)
-        start = jax.grad(gain)(flat, batch)
         (theta, state, _), _ = jax.lax.scan(epoch, (flat, state, order), length=settings.num_epochs)
-        return _finish(objective, params, unravel(theta), batch, start, config, state)
+        return _finish(objective, unravel(theta), batch, state)
 
     return PolicyStep(init=lambda params: optimizer.init(ravel_pytree(params)[0]), apply=apply)
 
@@ -153,26 +151,7 @@ def _adam(learning_rate: float, max_gradient_norm: float | None = None):
     return optax.inject_hyperparams(build, hyperparam_dtype=jnp.float32)(learning_rate)
 
 
-def _finish(objective, old, new, batch: Batch, gradient, config: TRPOConfig, state):
+def _finish(objective: Objective, params: Any, batch: Batch, state: Any):
     """The new parameters with the record of how far they went; every step is accepted."""
-    improvement, kl = evaluate(objective, new, batch)
-    change = ravel_pytree(new)[0] - ravel_pytree(old)[0]
-    nothing = dict.fromkeys(("multiplier", "damping"), jnp.zeros(()))
-    candidates = jnp.full(config.max_backtracks + 1, jnp.nan, jnp.float32)
-    info = TrustRegionInfo(
-        **nothing,
-        status=jnp.int32(StepStatus.ACCEPTED),
-        accepted=jnp.bool_(True),
-        step_fraction=jnp.ones(()),
-        num_backtracks=jnp.int32(0),
-        kl=kl,
-        candidate_kls=candidates.at[0].set(kl),
-        improvement=improvement,
-        predicted_improvement=dot(gradient, change),
-        gradient_norm=norm(gradient),
-        step_norm=norm(change),
-        cg_iterations=jnp.int32(0),
-        cg_residual_norms=jnp.zeros(config.cg_iterations + 1, jnp.float32),
-        cg_breakdown=jnp.bool_(False),
-    )
-    return new, state, info
+    improvement, kl = evaluate(objective, params, batch)
+    return params, state, StepInfo(accepted=jnp.bool_(True), kl=kl, improvement=improvement)

@@ -32,7 +32,7 @@ class Training(NamedTuple):
 
 def train(training: Training, seeds: int, updates: int) -> UpdateMetrics:
     """Train seeds side by side; fields [seeds, updates, ...]."""
-    agent = trpo_jax.make_trpo(training.env, training.config, training.policy_step)
+    agent = trpo_jax.make_trpo(training.env, training.config, policy_step=training.policy_step)
     hparams = training.hparams
 
     def update(carried, number):

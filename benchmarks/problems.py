@@ -14,12 +14,15 @@ from jax.flatten_util import ravel_pytree
 
 import trpo_jax
 from trpo_jax import HParams, TRPOConfig
+from trpo_jax.common import trees
 from trpo_jax.learner import batch as batches
+from trpo_jax.learner import trust_region_settings
+from trpo_jax.learner.bookkeeping import scale_rewards
 from trpo_jax.learner.objective import make_objective
 from trpo_jax.learner.types import Batch, TrainState
 from trpo_jax.learner.value import fit_value, init_value_optimizer
-from trpo_jax.policies import networks
-from trpo_jax.solver import Objective, trees, trust_region_step
+from trpo_jax.policies import Critic, Policy, networks
+from trpo_jax.solver import Objective, trust_region_step
 from trpo_jax.solver.objective import curvature_product, evaluation
 
 ALL_ITERATIONS = HParams(cg_tol=0.0)
@@ -47,8 +50,8 @@ TINY = Shape(64, 3, 2, (8,))
 class Problem(NamedTuple):
     """A policy, a critic and a batch drawn from the policy, as a rollout would leave them."""
 
-    policy: networks.Policy
-    critic: networks.Critic
+    policy: Policy
+    critic: Critic
     params: Any
     value_params: Any
     batch: Batch
@@ -66,7 +69,7 @@ class Problem(NamedTuple):
 
 def make_networks(obs: int, actions: int, hidden: tuple[int, ...], discrete: bool):
     """Tanh policy and critic on flat observations."""
-    body = networks.Body((obs,), tuple(hidden), "tanh", False)
+    body = networks.Body(((obs,),), tuple(hidden), "tanh", False)
     head = networks.CategoricalHead(actions) if discrete else networks.GaussianHead(actions, 0.0)
     return networks.make_policy(body, head), networks.make_critic(body)
 
@@ -91,7 +94,8 @@ def make_problem(shape: Shape, seed: int = 0) -> Problem:
     """Standard normal observations and advantages; the target is a smooth function of obs."""
     policy, critic = make_networks(shape.obs, shape.actions, shape.hidden, shape.discrete)
     keys = jax.random.split(jax.random.key(seed), 5)
-    params, value_params = policy.init(keys[0]), critic.init(keys[1])
+    example = jnp.zeros(shape.obs)
+    params, value_params = policy.init(keys[0], example), critic.init(keys[1], example)
     obs = jax.random.normal(keys[2], (shape.batch, shape.obs))
     batch = make_batch(
         policy,
@@ -107,8 +111,9 @@ def make_problem(shape: Shape, seed: int = 0) -> Problem:
 
 def policy_step(policy, config: TRPOConfig = TRPOConfig(), hparams: HParams = ALL_ITERATIONS):  # noqa: B008 - frozen
     """(params, batch) -> (params, info): the library's policy step."""
-    objective, numbers = make_objective(policy, 0.0), hparams.as_arrays()
-    return lambda params, batch: trust_region_step(objective, params, batch, numbers, config)
+    objective = make_objective(policy, 0.0)
+    settings = trust_region_settings(hparams.as_arrays(), config)
+    return lambda params, batch: trust_region_step(objective, params, batch, **settings)
 
 
 def changed_step(objective: Callable = lambda it: it, batch: Callable = lambda it: it):
@@ -116,14 +121,14 @@ def changed_step(objective: Callable = lambda it: it, batch: Callable = lambda i
 
     def step(given_objective, params, given_batch, hparams, config):
         changed = objective(given_objective), params, batch(given_batch)
-        return trust_region_step(*changed, hparams, config)
+        return trust_region_step(*changed, **trust_region_settings(hparams, config))
 
     return step
 
 
 def in_micro_batches(config: TRPOConfig, size: int | None) -> TRPOConfig:
     """Settings with which a batch is taken in parts of so many examples; None: whole."""
-    return config.replace(curvature_chunk_size=size)
+    return config.replace(chunk_size=size)
 
 
 def value_fit(apply, epochs: int, minibatch: int, rate=1e-3):
@@ -156,19 +161,23 @@ def start_of_fit(value_params):
 
 def environment_of(state: TrainState):
     """(states of the environments, observations) in which a run stands."""
-    return state.env_state, state.obs
+    return state.actor.env_state, state.actor.obs
 
 
 def without_environment(state: TrainState) -> TrainState:
     """A run's numbers: neither what its environments keep, nor its key."""
-    return state.replace(env_state=(), key=())
+    return state.replace(actor=state.actor.replace(env_state=()), key=())
 
 
 def prepared(agent: trpo_jax.Agent, config: TRPOConfig, hparams: HParams):
     """(state, trajectory) -> what the second half of an update begins with; its `.batch`."""
-    given = {"policy": agent.policy, "critic": agent.critic, "config": config}
     numbers = hparams.as_arrays() if isinstance(hparams.max_kl, float) else hparams
-    return lambda state, trajectory: batches.prepare_batch(state, trajectory, numbers, **given)
+
+    def prepare(state, trajectory):
+        reward = scale_rewards(state, trajectory, numbers, config).reward
+        return batches.prepare_batch(agent.parts, state, trajectory, reward, numbers)
+
+    return prepare
 
 
 def next_problem(agent: trpo_jax.Agent, config: TRPOConfig, state, hparams) -> Problem:
@@ -225,8 +234,10 @@ def flat_problem(policy, params, batch: Batch, config: TRPOConfig = TRPOConfig()
     """Gradient, evaluation and curvature product of the surrogate and its KL."""
     objective = make_objective(policy, 0.0)
     flat, unravel = ravel_pytree(params)
-    evaluate = evaluation(objective, batch, config)
-    product = curvature_product(objective, params, batch, config)
+    evaluate = evaluation(objective, batch, chunk_size=config.chunk_size)
+    product = curvature_product(
+        objective, params, batch, curvature=config.curvature, chunk_size=config.chunk_size
+    )
     return FlatProblem(
         flat=flat,
         gradient=jax.grad(lambda vector: evaluate(unravel(vector))[0])(flat),

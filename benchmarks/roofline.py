@@ -20,7 +20,6 @@ from timing import best, interleaved
 
 import trpo_jax
 from trpo_jax.envs.base import Box, reset_batch, step_batch, where_done
-from trpo_jax.learner.acting import to_environment
 
 SHAPES = (
     Shape(2048, 4, 2, (64, 64), discrete=True),
@@ -120,7 +119,7 @@ def random_action(env, key, num_envs: int):
     space = env.action_space
     if isinstance(space, Box):
         noise = jax.random.uniform(key, (num_envs, space.num_dimensions), minval=-1.0)
-        return to_environment(space, noise, "clip")
+        return space.from_policy(noise, "clip")
     return jax.random.randint(key, (num_envs,), 0, space.num_actions)
 
 

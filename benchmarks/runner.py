@@ -24,7 +24,7 @@ from trpo_jax.experiments.evaluation import (
     evaluation_key,
 )
 from trpo_jax.experiments.run_directory import write_run
-from trpo_jax.experiments.runner import train_run
+from trpo_jax.experiments.runner import carry_out
 from trpo_jax.experiments.specification import RunOptions, RunSpec, num_updates
 from trpo_jax.experiments.states import make_agent
 
@@ -105,7 +105,7 @@ def seconds_of_run(spec: RunSpec, updates: int) -> float:
         run = write_run(Path(directory), spec, steps, RunOptions(eval_every=0, eval_episodes=1))
         agent = make_agent(spec)
         started = time.perf_counter()
-        train_run(run, agent, Console(file=io.StringIO()))
+        carry_out(run, agent, Console(file=io.StringIO()))
         return time.perf_counter() - started
 
 

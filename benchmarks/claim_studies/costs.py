@@ -76,7 +76,7 @@ def _iteration_rows(env_id: str, config: TRPOConfig, quick: bool) -> list[dict]:
         variants |= {f"{name}, critic 4 of 512": (light, steps[name]) for name in LIGHT}
     calls = {}
     for name, (own_config, step) in variants.items():
-        agent = trpo_jax.make_trpo(trpo_jax.make_env(env_id), own_config, step)
+        agent = trpo_jax.make_trpo(trpo_jax.make_env(env_id), own_config, policy_step=step)
         state, _ = agent.update(agent.init(jax.random.key(0)), problems.ALL_ITERATIONS)
         calls[name] = partial(agent.update, state, problems.ALL_ITERATIONS)
     times = interleaved(calls, 3 if quick else 30)

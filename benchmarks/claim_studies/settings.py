@@ -51,7 +51,9 @@ class Method(NamedTuple):
 
     def make_agent(self, task: Task, step: Any) -> trpo_jax.Agent:
         """The agent of this method."""
-        return trpo_jax.make_trpo(task.make_env(), task.config.replace(**self.changes), step)
+        return trpo_jax.make_trpo(
+            task.make_env(), task.config.replace(**self.changes), policy_step=step
+        )
 
     def set_up(self, step: Any, state: TrainState, hparams: HParams, value: jax.Array):
         """(state of a TRPO run, hparams) as this method begins, with the tuned number in them."""
