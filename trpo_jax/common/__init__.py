@@ -1,1 +1,1 @@
-"""What every storey may use: arithmetic on trees, sums over batches, checks of plain arguments."""
+"""For every module above: arithmetic on trees, sums over batches, checks of plain arguments."""

@@ -1,4 +1,4 @@
-"""Sums and maps over a batch of examples, whole or in micro-batches that bound the memory."""
+"""Sums and maps over a batch of examples, all at once or in micro-batches to bound memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,19 +10,19 @@ from trpo_jax.common.trees import Tree
 
 
 def micro_batch(chunk_size: int | None, batch_size: int) -> int | None:
-    """The size of micro-batches, or None where the whole batch is one: the one rule for both."""
+    """The micro-batch size, or None if the whole batch fits in one. The only place that decides."""
     return None if chunk_size is None or chunk_size >= batch_size else chunk_size
 
 
 def batch_sum(
     fn: Callable[[Tree, jax.Array], Tree], batch: Tree, weight: jax.Array, chunk_size: int | None
 ) -> Tree:
-    """fn(batch, weight), where `fn` sums over the examples of what it is given.
+    """fn(batch, weight), where `fn` is a sum over examples; accumulated over micro-batches.
 
-    Leaves of `batch` and `weight` have a leading axis B. With a `chunk_size` the sum is
-    accumulated over micro-batches by a `scan` whose body is rematerialised, so that derivatives
-    too hold the intermediate values of one micro-batch only. A last, incomplete micro-batch is
-    filled up with examples of weight zero: the sum is exact for every size.
+    Leaves of `batch` and `weight` have a leading axis B. With a `chunk_size`, a `scan` adds up the
+    micro-batches. Its body is rematerialised, so derivatives too hold the intermediate values of
+    only one micro-batch. The last micro-batch is padded with examples of weight zero, so the sum
+    is exact for every size.
     """
     chunk_size = micro_batch(chunk_size, weight.shape[0])
     if chunk_size is None:
@@ -41,10 +41,10 @@ def batch_sum(
 def map_chunks(
     fn: Callable[[Tree], tuple[Tree, Tree]], batch: Tree, chunk_size: int | None
 ) -> tuple[Tree, Tree]:
-    """fn(micro-batch) -> (one row per example, a summary), for all micro-batches, one by one.
+    """Apply fn(micro-batch) -> (one row per example, a summary) to every micro-batch in turn.
 
-    Returns the rows [B, …] and the summaries [chunks, …]. A last, incomplete micro-batch is filled
-    up with copies of its last example: a summary must not mind that, as a maximum does not.
+    Returns rows [B, …] and summaries [chunks, …]. The last micro-batch is padded with copies of
+    its last example, so a summary must not change under repetition; a maximum, for example.
     """
     batch_size = jax.tree.leaves(batch)[0].shape[0]
     chunk_size = micro_batch(chunk_size, batch_size)
@@ -58,7 +58,7 @@ def map_chunks(
 
 
 def in_chunks(apply: Callable[[Any, Tree], Tree], chunk_size: int | None):
-    """apply(params, inputs [B, …]) -> [B, …], in micro-batches when there are more inputs."""
+    """Wrap apply(params, inputs [B, …]) -> [B, …] to run in micro-batches if B > chunk_size."""
 
     def chunked(params: Any, inputs: Tree) -> Tree:
         return map_chunks(lambda chunk: (apply(params, chunk), ()), inputs, chunk_size)[0]
@@ -67,7 +67,7 @@ def in_chunks(apply: Callable[[Any, Tree], Tree], chunk_size: int | None):
 
 
 def split(batch: Tree, chunk_size: int, padding: str = "edge") -> Tree:
-    """Leaves [B, …] as [chunks, chunk_size, …], filled up at the end."""
+    """Reshape leaves [B, …] to [chunks, chunk_size, …], padded at the end."""
 
     def split_leaf(leaf: jax.Array) -> jax.Array:
         num_chunks = -(-leaf.shape[0] // chunk_size)

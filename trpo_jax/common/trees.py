@@ -1,4 +1,4 @@
-"""Arithmetic on pytrees that optax does not have: exact dot products and tests for finiteness."""
+"""Pytree arithmetic that optax lacks: exact dot products and tests for finite values."""
 
 import functools
 from collections.abc import Callable
@@ -14,10 +14,10 @@ _LARGE = 2**17
 
 
 def ravel(tree: Tree) -> tuple[jax.Array, Callable[[jax.Array], Tree]]:
-    """All leaves as one vector, and the way back; `jax.flatten_util.ravel_pytree` otherwise.
+    """All leaves as one vector, and its inverse, like `jax.flatten_util.ravel_pytree`.
 
-    XLA on CPU concatenates a large vector element by element, in 40 ms for a million of them;
-    written slice by slice it takes 0.3 ms.
+    XLA on CPU concatenates a large vector element by element: 40 ms for a million elements.
+    Writing it slice by slice takes 0.3 ms.
     """
     flat, unravel = ravel_pytree(tree)
     if flat.size < _LARGE:
@@ -31,9 +31,9 @@ def ravel(tree: Tree) -> tuple[jax.Array, Callable[[jax.Array], Tree]]:
 
 
 def dot(left: Tree, right: Tree) -> jax.Array:
-    """⟨left, right⟩ summed over all leaves, at full precision on every device.
+    """⟨left, right⟩ over all leaves, at full precision on every device.
 
-    Written as a sum of products: TF32 and bfloat16 units never see it.
+    A sum of products rather than a matrix product, so TF32 and bfloat16 units never compute it.
     """
     products = jax.tree.map(lambda x, y: jnp.sum(x * y), left, right)
     return functools.reduce(jnp.add, jax.tree.leaves(products) or [jnp.zeros(())])
@@ -45,17 +45,17 @@ def norm(tree: Tree) -> jax.Array:
 
 
 def add_scaled(tree: Tree, scale: jax.Array | float, direction: Tree) -> Tree:
-    """tree + scale · direction, leaf by leaf; dtypes stay those of `tree`."""
+    """tree + scale · direction, leaf by leaf, in the dtypes of `tree`."""
     return jax.tree.map(lambda x, d: (x + scale * d).astype(x.dtype), tree, direction)
 
 
 def scaled(scale: jax.Array | float, tree: Tree) -> Tree:
-    """scale · tree; dtypes stay."""
+    """scale · tree, in the dtypes of `tree`."""
     return jax.tree.map(lambda x: (scale * x).astype(x.dtype), tree)
 
 
 def select(condition: jax.Array, if_true: Tree, if_false: Tree) -> Tree:
-    """One tree or the other, whole and bit for bit."""
+    """One of two trees, whole and bit for bit."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), if_true, if_false)
 
 
@@ -75,7 +75,7 @@ def all_finite(tree: Tree) -> jax.Array:
 
 
 def as_floating(tree: Tree) -> Tree:
-    """Leaves as arrays of numbers that can be divided: whole numbers become floating ones."""
+    """Leaves as floating arrays; integer leaves are converted."""
 
     def convert(leaf: Any) -> jax.Array:
         array = jnp.asarray(leaf)
@@ -85,16 +85,16 @@ def as_floating(tree: Tree) -> Tree:
 
 
 def require_like(name: str, tree: Tree, like: Tree) -> None:
-    """Raise `ValueError` unless a tree has the structure and the shapes of another."""
+    """Raise `ValueError` unless `tree` has the structure and shapes of `like`."""
     shapes, wanted = (jax.tree.map(jnp.shape, each) for each in (tree, like))
     if shapes != wanted:
         raise ValueError(f"{name} has shapes {shapes}; they must be {wanted}")
 
 
 def first_difference(tree: Tree, other: Tree) -> str | None:
-    """Where the structures of two trees first differ, and how; None if they do not.
+    """Where and how the structures of two trees first differ; None if they are equal.
 
-    Compared by `==`: the text of a structure may hold addresses of objects.
+    Structures are compared with `==`, because their text may contain object addresses.
     """
     structures: list[Any] = [jax.tree.structure(each) for each in (tree, other)]
     if structures[0] == structures[1]:
@@ -113,13 +113,13 @@ def first_difference(tree: Tree, other: Tree) -> str | None:
 
 
 def _children(tree: Tree) -> dict[str, Tree]:
-    """The children of a node by their names, such as ".obs" or "['state']"; none of a leaf."""
+    """Children of a node by name, such as ".obs" or "['state']"; a leaf has none."""
     below = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)[0]
     return {jax.tree_util.keystr(path): child for path, child in below if path}
 
 
 def cast(tree: Tree, dtype: Any) -> Tree:
-    """Floating leaves in another precision; everything else as it is."""
+    """Floating leaves cast to another precision; other leaves unchanged."""
     return jax.tree.map(
         lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
     )

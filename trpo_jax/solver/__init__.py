@@ -1,4 +1,4 @@
-"""Trust-region mathematics on any pytree. Knows nothing of reinforcement learning."""
+"""Trust-region steps on any pytree. Knows nothing of reinforcement learning."""
 
 from trpo_jax.solver.conjugate_gradient import CGResult, cg_solve
 from trpo_jax.solver.curvature import gauss_newton_product, hvp, linearized_hvp

@@ -16,18 +16,18 @@ class CGResult(NamedTuple):
     """What `cg_solve` returns."""
 
     x: Tree
-    """The solution: the last iterate that was good. Shaped like `b`."""
+    """The solution: the last good iterate, shaped like `b`."""
     residual: Tree
-    """b − A x by the recurrence, shaped like `b`; so xᵀA x = xᵀ(b − residual) without a product."""
+    """b − A x from the recurrence, shaped like `b`. It gives xᵀA x = xᵀ(b − residual) for free."""
     residual_norms: jax.Array
-    """[max_iters + 1]: ‖b − A x‖ before the first and after every iteration.
+    """[max_iters + 1]: ‖b − A x‖ before the first and after each iteration.
 
-    Entries after the last iteration repeat it.
+    Entries after the last iteration repeat its value.
     """
     num_iters: jax.Array
-    """int32: iterations that changed x."""
+    """int32: number of iterations that changed x."""
     breakdown: jax.Array
-    """bool: a direction had vᵀA v ≤ 0, or a value was not finite."""
+    """bool: a direction had vᵀA v ≤ 0, or a value was NaN or infinite."""
 
 
 class _Loop(NamedTuple):
@@ -49,16 +49,16 @@ def cg_solve(
     tol: jax.Array | float,
     preconditioner: Callable[[Tree], Tree] | None = None,
 ) -> CGResult:
-    """Solve A x = b by conjugate gradients, A given as a product.
+    """Solve A x = b by conjugate gradients, with A given as a product.
 
-    `matvec` maps a tree shaped like `b` to A·v and must be symmetric positive definite.
-    Starts from zero: a warm start biases a truncated solve. Stops after `max_iters` products or
-    once ‖r‖ ≤ tol · ‖b‖. If vᵀA v ≤ 0 or a value is not finite, keeps the last good x and sets
-    `breakdown`; never raises under jit. No gradient is recorded through the loop.
+    `matvec` maps a tree v shaped like `b` to A·v; A must be symmetric positive definite.
+    The solve starts from zero, because a warm start biases a truncated solve. It stops after
+    `max_iters` products or once ‖r‖ ≤ tol · ‖b‖. If vᵀA v ≤ 0 or a value is not finite, it keeps
+    the last good x and sets `breakdown`; it never raises under jit. No gradient flows through it.
 
-    `preconditioner` maps a tree shaped like `b` to P⁻¹·v, with P symmetric positive definite and
-    near A: the iterates minimise the same error in fewer iterations. `residual_norms` and `tol`
-    are about the true residual all the same. rᵀP⁻¹r ≤ 0 is a breakdown too.
+    `preconditioner` maps v to P⁻¹·v, with P symmetric positive definite and close to A, to reduce
+    the number of iterations. `residual_norms` and `tol` still refer to the true residual.
+    rᵀP⁻¹r ≤ 0 counts as a breakdown too.
     Hestenes & Stiefel 1952; Schulman et al. 2015, app. C; Saad 2003, alg. 9.1.
     """
     require_whole_number("max_iters", max_iters)
@@ -111,7 +111,7 @@ def cg_solve(
 
 
 def _iterate(loop: _Loop, product: Tree, precondition: Callable[..., Any]) -> _Loop:
-    """One step along the direction, given A·direction; nothing changes if it breaks down."""
+    """One step along the direction, given A·direction; on breakdown nothing changes."""
     curvature = trees.dot(loop.direction, product)
     usable = _usable(curvature)
     step = jnp.where(usable, loop.inner / jnp.where(usable, curvature, 1), 0)

@@ -1,10 +1,10 @@
-"""Curvature products: H is never formed.
+"""Products with the curvature H, which is never formed.
 
 The Hessian of the mean KL at the old parameters is the Fisher matrix, H = E[Jᵀ F J], where J is
 the Jacobian of the network's outputs and F the Fisher matrix of the distribution in terms of those
-outputs. The first two functions work for any scalar function; the third uses that identity.
-All of them run their matrix products at the highest precision: TF32 or bfloat16 would break the
-conjugacy that conjugate gradients live on.
+outputs. The first two functions work for any scalar function; the third uses this identity.
+All matrix products run at the highest precision: with TF32 or bfloat16, conjugate gradients would
+lose conjugacy.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ MatVec = Callable[[Tree], Tree]
 
 
 def hvp(fn: Callable[[Tree], jax.Array], params: Tree, vector: Tree) -> Tree:
-    """∇²fn(params) · vector, as the forward derivative of the gradient.
+    """∇²fn(params) · vector, by forward-mode differentiation of the gradient.
 
     `fn` maps `params` to a scalar; `vector` and the result are shaped like `params`.
     Pearlmutter 1994, eq. 3, in the forward-over-reverse form.
@@ -32,7 +32,7 @@ def hvp(fn: Callable[[Tree], jax.Array], params: Tree, vector: Tree) -> Tree:
 
 
 def linearized_hvp(fn: Callable[[Tree], jax.Array], params: Tree) -> MatVec:
-    """v ↦ ∇²fn(params) · v, with everything that does not depend on v computed once, here."""
+    """v ↦ ∇²fn(params) · v, linearised once: what does not depend on v is computed here."""
     with jax.default_matmul_precision("highest"):
         _, product = jax.linearize(jax.grad(fn), params)
     return product
@@ -44,14 +44,14 @@ def gauss_newton_product(
     """v ↦ Jᵀ F J v, with J the Jacobian of `predict` at `params`, linearised once.
 
     `predict` maps `params` to outputs z (a tree). `output_product(z, u)` returns F(z) · u, shaped
-    like z; whatever weights the mean over the batch carries are its business. At the parameters
-    where KL(z‖·) is zero this equals the Hessian of the KL, at about two thirds of the cost.
+    like z; the weights of the batch mean belong in it. At the parameters where KL(z‖·) is zero
+    this equals the Hessian of the KL, at about two thirds of the cost.
     Schraudolph 2002; Martens 2014, sec. 6.
     """
     with jax.default_matmul_precision("highest"):
         outputs, push = jax.linearize(predict, params)
         pull = jax.linear_transpose(push, params)
-        # Linear already; linearising it computes once what does not depend on the tangent.
+        # Already linear; linearising it computes once what does not depend on the tangent.
         zero = jax.tree.map(jnp.zeros_like, outputs)
         _, weigh = jax.linearize(lambda tangent: output_product(outputs, tangent), zero)
 

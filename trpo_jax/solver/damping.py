@@ -1,4 +1,4 @@
-"""Levenberg–Marquardt adaptation of the damping, from step to step."""
+"""Levenberg–Marquardt adaptation of the damping from step to step."""
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,13 @@ LEAST, MOST = 1e-3, 1e3
 
 
 def adapted_scale(scale: jax.Array, info: TrustRegionInfo) -> jax.Array:
-    """The scale of the damping for the next step, judged by what the last one achieved.
+    """The damping scale for the next step, given what the last step achieved.
 
         ρ = L(θ_new) / gᵀΔθ_full;   ρ > ¾: scale / 1.5;   ρ < ¼, or no step: scale · 1.5
 
-    The prediction is that for the full step, so that backtracking counts against the model. Zero
-    gradient changes nothing; the scale stays within [10⁻³, 10³]. Marquardt 1963; the constants are
-    those of Martens 2010, sec. 4.1.
+    The prediction is for the full step, so backtracking counts against the model. A zero gradient
+    leaves the scale unchanged. The scale stays within [10⁻³, 10³]. Marquardt 1963; constants from
+    Martens 2010, sec. 4.1.
     """
     predicted = info.predicted_improvement
     predictable = info.accepted & (predicted > 0)

@@ -1,4 +1,4 @@
-"""What a trust-region step reports."""
+"""The report of a trust-region step."""
 
 import enum
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import jax
 
 
 class StepStatus(enum.IntEnum):
-    """Why a step was taken or not."""
+    """Why a step was accepted or rejected."""
 
     ACCEPTED = 0
     """A candidate satisfied both inequalities (or there was no line search)."""
@@ -20,41 +20,41 @@ class StepStatus(enum.IntEnum):
     LINE_SEARCH_FAILED = 4
     """No candidate satisfied both inequalities."""
     OFF_POLICY = 5
-    """The batch was not drawn from the policy that was to be improved. Set by the learner."""
+    """The batch was not drawn from the policy to be improved. Set by the learner."""
     REJECTED = 6
     """A method without a trust region rejected its own step."""
 
 
 class TrustRegionInfo(NamedTuple):
-    """What happened in one step. Scalars, but for two short vectors."""
+    """What happened in one step: scalars, and two short vectors."""
 
     status: jax.Array
     """int32, a `StepStatus`."""
     accepted: jax.Array
     """bool: whether the parameters changed."""
     step_fraction: jax.Array
-    """Share of the full step that was taken; 0 if none was."""
+    """Fraction of the full step that was taken; 0 if rejected."""
     num_backtracks: jax.Array
-    """int32: times the line search shrank the step."""
+    """int32: how many times the line search shrank the step."""
     kl: jax.Array
-    """D at the new parameters; 0 if the step was rejected."""
+    """D at the new parameters; 0 if rejected."""
     candidate_kls: jax.Array
-    """[max_backtracks + 1]: D at each candidate of the line search; NaN where none was tried."""
+    """[max_backtracks + 1]: D at each candidate of the line search; NaN for those not tried."""
     improvement: jax.Array
-    """L at the new parameters; 0 if the step was rejected."""
+    """L at the new parameters; 0 if rejected."""
     predicted_improvement: jax.Array
-    """gᵀΔθ for the step that was taken; for the full step if none was."""
+    """gᵀΔθ for the step taken; for the full step if rejected."""
     gradient_norm: jax.Array
     """‖g‖."""
     step_norm: jax.Array
     """‖Δθ‖ of the full step."""
     damping: jax.Array
-    """λ of H + λI in this step."""
+    """λ in H + λI."""
     multiplier: jax.Array
     """Lagrange multiplier √(xᵀ(H + λI)x / 2δ) of the constraint; 0 without curvature."""
     cg_iterations: jax.Array
-    """int32: conjugate gradient iterations."""
+    """int32: conjugate gradient iterations used."""
     cg_residual_norms: jax.Array
-    """[cg_iterations + 1]: residual norm before the first and after every iteration."""
+    """[cg_iterations + 1]: residual norm before the first and after each iteration."""
     cg_breakdown: jax.Array
-    """bool: non-positive curvature or a value that is not finite within the solve."""
+    """bool: the solve met non-positive curvature, or a NaN or infinite value."""

@@ -1,4 +1,4 @@
-"""Backtracking line search: a bound on the KL that always holds, and a rule that accepts."""
+"""Backtracking line search: a bound on the KL that always holds, and an acceptance rule."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,26 +11,26 @@ from trpo_jax.common.checks import require_whole_number
 from trpo_jax.common.trees import Tree
 
 Accept = Callable[..., jax.Array]
-"""(improvement, kl, step_fraction, *rest) -> bool; `rest` is what else `evaluate` returns."""
+"""(improvement, kl, step_fraction, *rest) -> bool; `rest` is the rest of `evaluate`'s results."""
 
 
 class LineSearchResult(NamedTuple):
     """What `line_search` returns."""
 
     params: Tree
-    """The accepted candidate, or the given parameters bit for bit."""
+    """The accepted candidate, or the given parameters, bit for bit."""
     accepted: jax.Array
-    """bool: whether some candidate was accepted."""
+    """bool: whether a candidate was accepted."""
     step_fraction: jax.Array
     """β^j of the accepted candidate; 0 if none was."""
     num_backtracks: jax.Array
-    """int32: times the step was shrunk, j; `max_backtracks` if none was accepted."""
+    """int32: j, how many times the step was shrunk; `max_backtracks` if none was accepted."""
     kl: jax.Array
-    """KL of the accepted candidate; 0 if none was: the policy did not move."""
+    """KL of the accepted candidate; 0 if none was, since the parameters did not move."""
     improvement: jax.Array
     """Improvement of the accepted candidate; 0 if none was."""
     candidate_kls: jax.Array
-    """[max_backtracks + 1]: KL of every candidate tried; NaN where none was tried."""
+    """[max_backtracks + 1]: KL of each candidate; NaN for those not tried."""
 
 
 class _Loop(NamedTuple):
@@ -48,7 +48,7 @@ def sufficient_improvement(
 ) -> Accept:
     """The usual rule: improvement > 0 and improvement ≥ accept_ratio · β^j · expected_improvement.
 
-    `expected_improvement` is that of the full step; the ratio test is Armijo's.
+    `expected_improvement` refers to the full step; the second test is Armijo's.
     """
 
     def accept(improvement: jax.Array, kl: jax.Array, step_fraction: jax.Array, *_: Any):
@@ -71,16 +71,17 @@ def line_search(
     backtrack_factor: jax.Array | float = 0.8,
     max_backtracks: int = 10,
 ) -> LineSearchResult:
-    """Take the first of params + β^j · full_step, j = 0, 1, … that is an improvement within reach.
+    """Take the first acceptable candidate params + β^j · full_step, j = 0, 1, …
 
     A candidate is accepted if  kl ≤ max_kl,  improvement > 0  and
     improvement ≥ accept_ratio · β^j · expected_improvement,  where
-    `evaluate(candidate) -> (improvement, kl)` and `expected_improvement` is that of the full step.
-    `accept(improvement, kl, step_fraction, *rest) -> bool` replaces the two tests of the
-    improvement; `rest` is what else `evaluate` returns, such as costs. The bound on the KL and
-    finiteness hold whatever it says. Not-a-number compares false, so it loses; so does a candidate
-    whose improvement or parameters are not finite. After `max_backtracks` shrinkages the old
-    parameters stay, bit for bit. Schulman et al. 2015, app. C.
+    `evaluate(candidate) -> (improvement, kl)`, β is `backtrack_factor` and `expected_improvement`
+    refers to the full step. `accept(improvement, kl, step_fraction, *rest) -> bool` replaces the
+    two tests of the improvement; `rest` is whatever else `evaluate` returns, such as costs.
+    kl ≤ max_kl and finite values are required in any case. NaN compares false and so is rejected,
+    as is a candidate whose improvement or parameters are not finite. If no candidate is accepted
+    after `max_backtracks` shrinkages, the old parameters stay, bit for bit.
+    Schulman et al. 2015, app. C.
     """
     require_whole_number("max_backtracks", max_backtracks, smallest=0)
     accept = accept or sufficient_improvement(expected_improvement, accept_ratio)
@@ -134,10 +135,9 @@ def untested_step(
     allowed: jax.Array | bool = True,
     max_backtracks: int = 10,
 ) -> LineSearchResult:
-    """Take the full step without a test, unless it is not finite: the natural policy gradient.
+    """Take the full step untested, if it is finite: the natural policy gradient.
 
-    Not `allowed`, it is not taken at all. `candidate_kls` is as long as that of `line_search`.
-    Kakade 2001.
+    If not `allowed`, no step is taken. `candidate_kls` is as long as in `line_search`. Kakade 2001.
     """
     candidate = trees.add_scaled(params, 1.0, full_step)
     improvement, kl, *_ = evaluate(candidate)

@@ -1,4 +1,4 @@
-"""The first piece of a trust-region step: the objective near the parameters where it begins."""
+"""First piece of a trust-region step: the objective near the parameters where it starts."""
 
 from typing import NamedTuple
 
@@ -17,23 +17,23 @@ from trpo_jax.solver.objective import (
 
 
 class LocalModel(NamedTuple):
-    """L(θ + Δ) ≈ gᵀΔ and D(θ + Δ) ≈ ½ ΔᵀHΔ at the parameters θ where a step begins."""
+    """L(θ + Δ) ≈ gᵀΔ and D(θ + Δ) ≈ ½ ΔᵀHΔ at the parameters θ where a step starts."""
 
     objective: Objective
     """L and D."""
     params: Tree
     """θ."""
     batch: Tree
-    """The examples over which L and D are means."""
+    """The examples over which L and D are averaged."""
     gradient: jax.Array
     """g = ∇L(θ), all leaves as one vector."""
     curvature: Curvature
-    """How products with H are made."""
+    """How products with H are computed."""
     chunk_size: int | None
     """Examples per micro-batch; None: all at once."""
 
     def product(self) -> MatVec:
-        """v ↦ H v, for trees shaped like `params`; linearised here, once."""
+        """v ↦ H v, for trees shaped like `params`; linearised once, here."""
         return curvature_product(
             self.objective,
             self.params,
@@ -51,7 +51,10 @@ def local_model(
     curvature: Curvature = "gauss_newton",
     chunk_size: int | None = None,
 ) -> LocalModel:
-    """The first piece: the gradient, and what products with H need."""
+    """The gradient g = ∇L(θ), and all that products with H = ∇²D(θ) need.
+
+    Raises `ValueError` if the objective lacks what `curvature` needs.
+    """
     require_curvature(curvature, objective)
     evaluate = evaluation(objective, batch, chunk_size=chunk_size)
     with jax.default_matmul_precision("highest"):

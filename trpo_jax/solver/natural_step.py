@@ -1,4 +1,4 @@
-"""The second piece of a trust-region step: what the local model proposes."""
+"""Second piece of a trust-region step: the step that the local model proposes."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -17,22 +17,22 @@ from trpo_jax.solver.precision import in_float64
 Dtype = Literal["float32", "float64"]
 Number = jax.Array | float
 Preconditioner = Callable[[LocalModel, Number], MatVec]
-"""(model, damping) -> (v ↦ P⁻¹v) for trees shaped like `params`, with P near H + λI."""
+"""(model, damping) -> (v ↦ P⁻¹v) for trees shaped like `params`, with P close to H + λI."""
 
 
 class Proposal(NamedTuple):
-    """The step that a local model proposes, before anything is tried."""
+    """The step that a local model proposes, before it is tried."""
 
     step: jax.Array
     """Δθ as one vector; zero if `blocked`."""
     predicted_improvement: jax.Array
-    """gᵀΔθ, also if `blocked`."""
+    """gᵀΔθ, even if `blocked`."""
     blocked: jax.Array
     """int32: 0, or the `StepStatus` that forbids the step."""
     multiplier: jax.Array
     """√(xᵀ(H + λI)x / 2δ); 0 without curvature."""
     solution: CGResult
-    """x ≈ (H + λI)⁻¹ g, and how it was found."""
+    """x ≈ (H + λI)⁻¹ g, and the record of its solve."""
 
 
 def natural_step(
@@ -45,9 +45,9 @@ def natural_step(
     dtype: Dtype = "float32",
     preconditioner: Preconditioner | None = None,
 ) -> Proposal:
-    """The second piece:  x = CG(H + λI, g),  Δθ = √(2δ / xᵀ(H + λI)x) · x.
+    """Propose a step:  x = CG(H + λI, g),  Δθ = √(2δ / xᵀ(H + λI)x) · x.
 
-    λ is `damping`, δ `max_kl`. Nothing is proposed if the gradient is zero, a value is not finite,
+    λ is `damping`, δ `max_kl`. The step is blocked if the gradient is zero, a value is not finite,
     or the curvature along x is not positive. Schulman et al. 2015, app. C; Kakade 2001.
     """
     gradient = model.gradient
@@ -84,9 +84,9 @@ def natural_direction(
     dtype: Dtype = "float32",
     preconditioner: Preconditioner | None = None,
 ) -> CGResult:
-    """x ≈ (H + λI)⁻¹ g by conjugate gradients, products and recurrences in the given precision.
+    """x ≈ (H + λI)⁻¹ g by conjugate gradients, with products and recurrences in `dtype`.
 
-    They run on one vector: a few large operations instead of many small ones.
+    The recurrences run on one flat vector: a few large operations instead of many small ones.
     """
 
     def solve(params: Tree, batch: Tree, gradient: jax.Array, damping, tol) -> CGResult:

@@ -1,4 +1,4 @@
-"""What a trust-region step maximises; its value and its curvature on a batch of examples."""
+"""What a trust-region step maximises, and its value and curvature on a batch of examples."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
@@ -14,11 +14,11 @@ Curvature = Literal["gauss_newton", "hvp"]
 
 
 class Objective(NamedTuple):
-    """What is maximised, and in which metric the step is short: functions of a batch of examples.
+    """The function to maximise and the divergence that bounds the step, per example of a batch.
 
     maximise  L(θ) = Σᵢ wᵢ gainᵢ(θ) / Σᵢ wᵢ   subject to   D(θ) = Σᵢ wᵢ divergenceᵢ(θ) / Σᵢ wᵢ ≤ δ.
 
-    At the parameters where a step begins, gain, divergence and ∇divergence must be zero. A batch
+    At the parameters where a step starts, gain, divergence and ∇divergence must be zero. A batch
     is a tree whose leaves have a leading axis B; `outputs` is any tree with that axis.
     """
 
@@ -29,17 +29,17 @@ class Objective(NamedTuple):
     divergence: Callable[[Tree, Tree], jax.Array]
     """(outputs, batch) -> [B], each >= 0."""
     fisher_product: Callable[[Tree, Tree], Tree] | None = None
-    """(outputs, tangent) -> F(z) · tangent, example by example, shaped like `outputs`; F is the
-    Hessian of the divergence in z. None: curvature="hvp" only."""
+    """(outputs, tangent) -> F(z) · tangent for each example, shaped like `outputs`; F is the
+    Hessian of the divergence in z. None: only curvature="hvp" works."""
     weight: Callable[[Tree], jax.Array] | None = None
-    """batch -> [B], each >= 0; zero for examples that do not count (but must be finite). None: all
-    count alike."""
+    """batch -> [B], each >= 0; zero for examples to ignore (which must still be finite). None: all
+    weights are 1."""
     constraints: Callable[[Tree, Tree], Tree] | None = None
-    """(outputs, batch) -> a tree of [B], whose weighted means an acceptance rule gets besides L
-    and D; None: nothing."""
+    """(outputs, batch) -> a tree of [B]; an acceptance rule gets their weighted means in addition
+    to L and D. None: nothing."""
 
     def weights(self, batch: Tree) -> jax.Array:
-        """[B]."""
+        """The weights of the examples of a batch, [B]."""
         if self.weight is not None:
             return self.weight(batch)
         return jnp.ones(jax.tree.leaves(batch)[0].shape[0])
@@ -48,7 +48,7 @@ class Objective(NamedTuple):
 def evaluation(
     objective: Objective, batch: Tree, *, chunk_size: int | None = None
 ) -> Callable[[Tree], tuple]:
-    """candidate -> (L, D) on the batch, or (L, D, constraints): one forward pass for all."""
+    """candidate -> (L, D) on the batch, or (L, D, constraints), in one forward pass."""
     weight = objective.weights(batch)
     total = jnp.sum(weight)
 
@@ -75,8 +75,8 @@ def curvature_product(
 ) -> MatVec:
     """v ↦ H v, with H = ∇²D(params), by jvp of grad of D ("hvp") or Jᵀ F J v ("gauss_newton").
 
-    Linearised once for the whole batch; with micro-batches, anew for each of them. Raises
-    `ValueError` if the Gauss–Newton form is asked for and the objective has no Fisher product.
+    Linearised once for the whole batch, or again for each micro-batch. Raises `ValueError` if
+    curvature="gauss_newton" and the objective has no Fisher product.
     """
     require_curvature(curvature, objective)
     weight = objective.weights(batch)
@@ -87,7 +87,7 @@ def curvature_product(
         return linearized_hvp(lambda candidate: evaluate(candidate)[1], params)
 
     fisher_product = objective.fisher_product
-    assert fisher_product is not None  # for the type checker; `require_curvature` has seen to it
+    assert fisher_product is not None  # for the type checker; `require_curvature` ensures it
 
     def product_on(chunk: Tree, chunk_weight: jax.Array) -> MatVec:
         def weighted_fisher_product(outputs: Tree, tangent: Tree) -> Tree:
@@ -110,16 +110,16 @@ def curvature_product(
 
 
 def require_curvature(curvature: str, objective: Objective) -> None:
-    """Raise `ValueError` unless the objective has what this form of the curvature needs."""
+    """Raise `ValueError` unless the objective has what `curvature` needs."""
     if curvature not in get_args(Curvature):
         raise ValueError(f"curvature={curvature!r} is unknown; use gauss_newton or hvp")
     if curvature == "gauss_newton" and objective.fisher_product is None:
         raise ValueError(
-            "curvature='gauss_newton' needs fisher_product, which this objective has not; "
+            "curvature='gauss_newton' needs fisher_product, which this objective lacks; "
             "use curvature='hvp'"
         )
 
 
 def _along(leaf: jax.Array, per_example: jax.Array) -> jax.Array:
-    """[B] shaped so that it multiplies a leaf [B, …]."""
+    """[B] reshaped to broadcast against a leaf [B, …]."""
     return per_example.reshape(per_example.shape + (1,) * (leaf.ndim - 1))

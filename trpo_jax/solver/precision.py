@@ -1,4 +1,4 @@
-"""A float64 island inside a float32 program."""
+"""Float64 computation inside a float32 program."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +11,13 @@ from trpo_jax.common import trees
 
 
 def in_float64(fn: Callable[..., Any], returned: Any = jnp.float32) -> Callable[..., Any]:
-    """Run `fn` where float64 exists, and cast what it returns to the dtype `returned`.
+    """Run `fn` with float64 enabled, and cast its results to the dtype `returned`.
 
-    `fn` casts those of its arguments that it wants in float64 by itself. It takes all its arrays as
-    arguments and closes over none. Works under `jit`, `scan` and any
-    nesting of `vmap`, whether or not x64 is enabled around it. The batching rules of JAX run
-    outside the context in which a function was traced and would meet float64 there; hence each
-    level of `vmap` re-enters the context and traces `fn` anew.
+    `fn` must cast to float64 whichever arguments it needs in float64, and must take all arrays as
+    arguments and close over none. Works under `jit`, `scan` and any nesting of `vmap`, whether or
+    not x64 is enabled outside. JAX's batching rules run outside the context in which a function
+    was traced and would meet float64 there, so each level of `vmap` re-enters the context and
+    traces `fn` again.
     """
 
     def island(*args):

@@ -1,4 +1,4 @@
-"""One trust-region step in three pieces: a local model, the step it proposes, the search."""
+"""One trust-region step in three pieces: local model, proposed step, line search."""
 
 import jax
 import jax.numpy as jnp
@@ -37,22 +37,22 @@ def trust_region_step(
     backtrack_factor: Number = 0.8,
     max_backtracks: int = 10,
 ) -> tuple[Tree, TrustRegionInfo]:
-    """Improve `params` by one TRPO step on `batch`, or return them bit for bit.
+    """Improve `params` by one TRPO step on `batch`, or return them unchanged, bit for bit.
 
     x = CG(H + λI, g),  Δθ = √(2δ / xᵀ(H + λI)x) · x,  then backtracking on D ≤ δ and L > 0,
     with g = ∇L(θ_old), H = ∇²D(θ_old), δ = `max_kl`, λ = `damping`.
-    Gradient, curvature and line search see the same batch and the same weights. `chunk_size`
-    bounds the memory by micro-batches, `dtype` is that of products and conjugate gradients,
-    `preconditioner` speeds them up, `accept` replaces the test of the improvement as in
-    `line_search`. Without `search` the full step is taken untested: the natural policy gradient;
-    then a rule that could not be asked is a `ValueError`.
+    Gradient, curvature and line search use the same batch and the same weights. `chunk_size`
+    bounds memory by micro-batches, `dtype` is the precision of products and conjugate gradients,
+    `preconditioner` speeds the solve up, and `accept` replaces the test of the improvement as in
+    `line_search`. Without `search` the full step is taken untested (the natural policy gradient);
+    giving `accept` as well is then a `ValueError`.
     A numerical failure is reported in `TrustRegionInfo.status`, never raised. With dtype
-    "float64", what a surrounding `vmap` batches has to come in through `params`, `batch`, `max_kl`,
-    `damping` or `cg_tol`, not through values that the objective closes over.
+    "float64", whatever a surrounding `vmap` batches must be passed in `params`, `batch`, `max_kl`,
+    `damping` or `cg_tol`; the objective must not close over it.
     Schulman et al. 2015, app. C; Kakade 2001.
     """
     if accept is not None and not search:
-        raise ValueError(f"accept={accept!r} is asked by the search, but search=False; drop one")
+        raise ValueError(f"accept={accept!r} needs the line search, but search=False; drop one")
     model = local_model(objective, params, batch, curvature=curvature, chunk_size=chunk_size)
     proposal = natural_step(
         model,
@@ -85,7 +85,7 @@ def _search(
     max_backtracks: int,
     **options: Number,
 ) -> LineSearchResult:
-    """The third piece: how much of the proposed step is taken, `params` as a tree again."""
+    """Third piece: take as much of the proposed step as is acceptable; `params` as a tree again."""
     evaluate = evaluation(model.objective, model.batch, chunk_size=model.chunk_size)
     vector, unravel = trees.ravel(model.params)
     allowed = proposal.blocked == 0
@@ -111,7 +111,7 @@ def _search(
 def step_info(
     model: LocalModel, proposal: Proposal, found: LineSearchResult, damping: Number
 ) -> TrustRegionInfo:
-    """The record of a step, from its three pieces."""
+    """The record of a step, assembled from its three pieces."""
     blocked = proposal.blocked
     rejected = jnp.where(blocked == 0, StepStatus.LINE_SEARCH_FAILED, blocked)
     share = jnp.where(found.accepted, found.step_fraction, 1)
