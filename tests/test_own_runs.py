@@ -262,7 +262,8 @@ def test_options_of_earlier_versions_still_work():
 
 def test_a_checkpoint_of_an_earlier_version_says_how_to_go_on(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("trpo_jax.experiments.checkpoints._FORMAT", 1)
-    words = "train CartPole-v1 --num-envs 2 --num-steps 8 --hidden-sizes 8 --total-steps 16".split()
+    small = "--num-envs 2 --num-steps 8 --hidden-sizes 8 --total-steps 16"
+    words = ["train", "CartPole-v1", *small.split()]
     words += ["--eval-every", "0", "--eval-episodes", "2", "--out", str(tmp_path / "old")]
     assert main(words) == 0
     monkeypatch.undo()
