@@ -1,4 +1,4 @@
-"""What an action and an observation may be: the words that policies and environments share."""
+"""Action spaces and observations: the types that policies and environments share."""
 
 import dataclasses
 import math
@@ -18,14 +18,14 @@ class Discrete:
 
 @dataclasses.dataclass(frozen=True)
 class MultiDiscrete:
-    """A vector of independent choices; dimension i has num_categories[i] of them."""
+    """A vector of independent choices; dimension i has num_categories[i] categories."""
 
     num_categories: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Box:
-    """Real vectors (of any shape) between two bounds, either of which may be infinite."""
+    """Real arrays of any shape between two bounds, either of which may be infinite."""
 
     low: Any
     high: Any
@@ -37,16 +37,16 @@ class Box:
         return math.prod(self.shape)
 
     def bounds(self) -> tuple[jax.Array, jax.Array]:
-        """Lower and upper bound of every component, float32 [num_dimensions] each."""
+        """Lower and upper bounds of the components, float32 [num_dimensions] each."""
         low = jnp.broadcast_to(jnp.asarray(self.low, jnp.float32), self.shape).reshape(-1)
         high = jnp.broadcast_to(jnp.asarray(self.high, jnp.float32), self.shape).reshape(-1)
         return low, high
 
     def from_policy(self, action: jax.Array, bounds: str) -> jax.Array:
-        """Bring an unbounded policy action [..., dimensions] into the box, [..., *shape].
+        """Map an unbounded policy action [..., dimensions] into the box, [..., *shape].
 
-        Where both bounds are finite, −1 and 1 are mapped to them, after clipping
-        (`bounds="clip"`) or tanh (`bounds="tanh"`). Otherwise the action is only clipped.
+        Where both bounds are finite, the action is clipped (`bounds="clip"`) or squashed
+        (`bounds="tanh"`) to [−1, 1] and scaled to the bounds. Otherwise it is only clipped.
         """
         low, high = self.bounds()
         bounded = jnp.asarray(self._bounded())
@@ -57,9 +57,10 @@ class Box:
         return jnp.clip(boxed, low, high).reshape(*action.shape[:-1], *self.shape)
 
     def from_unit(self, action: jax.Array) -> jax.Array:
-        """Bring an action [..., dimensions] in (0, 1) into the box, [..., *shape].
+        """Map an action [..., dimensions] in (0, 1) into the box, [..., *shape].
 
-        0 and 1 are mapped to the bounds, which must be finite: for distributions such as Beta.
+        For distributions such as Beta. 0 and 1 map to the bounds; raises `ValueError` unless these
+        are finite.
         """
         if not self._bounded().all():
             raise ValueError(f"low={self.low}, high={self.high}: bounds must be finite for (0, 1)")
@@ -76,56 +77,55 @@ ActionSpace = Discrete | MultiDiscrete | Box
 
 
 class Observation(NamedTuple):
-    """An observation some of whose parts have a role of their own.
+    """An observation with parts for the critic alone, or with an action mask.
 
-    An environment whose observation is one array, or a plain dictionary or tuple of arrays, needs
-    none of this.
+    If the observation is one array, or a plain dictionary or tuple of arrays, return that instead.
     """
 
     policy: Any
     """What the policy sees: an array, or a tree of arrays."""
     critic: Any = None
-    """What the critic sees, exactly, such as the privileged state of a simulator; None: what the
-    policy sees."""
+    """All that the critic sees, such as the privileged state of a simulator. None: the critic sees
+    what the policy sees."""
     action_mask: Any = None
-    """bool: which actions are allowed, [num_actions], or for MultiDiscrete [Σ num_categories] side
-    by side; None: all."""
+    """bool [num_actions], or for MultiDiscrete [Σ num_categories] side by side: which actions are
+    allowed. None: all."""
 
 
 def mask_size(space: ActionSpace) -> int | None:
-    """Length of the action mask of a space; None if its actions cannot be masked."""
+    """Length of a space's action mask; None if its actions cannot be masked."""
     if isinstance(space, Discrete):
         return space.num_actions
     return sum(space.num_categories) if isinstance(space, MultiDiscrete) else None
 
 
 def policy_part(obs: Any) -> Any:
-    """What the policy sees, without its mask."""
+    """The policy's part of an observation, without the mask."""
     return obs.policy if isinstance(obs, Observation) else obs
 
 
 def policy_view(obs: Any) -> Any:
-    """What a policy is given: its part, together with the mask where there is one."""
+    """What a policy is given: its part of the observation, with the mask if there is one."""
     if not isinstance(obs, Observation):
         return obs
     return obs.policy if obs.action_mask is None else obs._replace(critic=None)
 
 
 def critic_view(obs: Any) -> Any:
-    """What a critic is given."""
+    """What a critic is given: its part of the observation, or else the policy's."""
     if not isinstance(obs, Observation):
         return obs
     return obs.policy if obs.critic is None else obs.critic
 
 
 def shapes_of(tree: Any) -> Any:
-    """The shapes of a tree of arrays, as `Environment.obs_shape` has them: a tuple for one array,
-    for a tree the same tree of tuples."""
+    """The shapes of a tree of arrays, as in `Environment.obs_shape`: a tuple for one array, a tree
+    of tuples for a tree."""
     return jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
 
 
 def leading_axes(tree: Any, shapes: Any) -> tuple[int, ...]:
-    """The axes of a tree of arrays before those in `shapes`, which all leaves must share.
+    """The leading axes of a tree of arrays, in front of `shapes`; all leaves must share them.
 
     Raises `ValueError` if a leaf has another shape, or the structures differ.
     """

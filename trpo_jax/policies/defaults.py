@@ -1,4 +1,4 @@
-"""The networks that an agent has unless it is given others: from spaces and configuration."""
+"""The default networks of an agent, built from its spaces and configuration."""
 
 from typing import Any
 
@@ -19,12 +19,12 @@ from trpo_jax.spaces import ActionSpace, Box, Discrete, is_shape
 
 
 def default_policy(action_space: ActionSpace, shapes: Any, config: TRPOConfig) -> Policy:
-    """The configured policy for observations of these shapes, a tree of tuples."""
+    """The configured policy; `shapes` are those of an observation, a tree of tuples."""
     return make_policy(_body(shapes, config.hidden_sizes, config), _head(action_space, config))
 
 
 def default_critic(shapes: Any, config: TRPOConfig) -> Critic:
-    """The configured critic for observations of these shapes, a tree of tuples."""
+    """The configured critic; `shapes` are those of an observation, a tree of tuples."""
     sizes = config.critic_hidden_sizes
     return make_critic(_body(shapes, config.hidden_sizes if sizes is None else sizes, config))
 

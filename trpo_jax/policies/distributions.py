@@ -1,9 +1,9 @@
-"""Action distributions. Each is a pytree of its own parameters, with any leading batch axes.
+"""Action distributions. Each is a pytree of its parameters, with any leading batch axes.
 
 `log_prob`, `entropy` and `kl` are sums over action dimensions. `p.kl(q)` is D(p‖q), exactly 0 for
-q = p and never negative: it is computed from terms d ↦ eᵈ − 1 − d, each of them ≥ 0, so that a
-bound of 1e-6 can be tested in float32. `p.fisher_product(u)` is F·u with F the Fisher matrix of p
-in terms of its parameters, which is the Hessian of D(p‖·) at p.
+q = p and never negative: it is a sum of terms d ↦ eᵈ − 1 − d ≥ 0, so a bound of 1e-6 can be tested
+in float32. `p.fisher_product(u)` is F·u, with F the Fisher matrix of p in terms of its parameters,
+which is the Hessian of D(p‖·) at p.
 """
 
 import math
@@ -19,7 +19,7 @@ LOG_TWO_PI = math.log(2 * math.pi)
 
 
 def _excess(x: jax.Array) -> jax.Array:
-    """eˣ − 1 − x, without cancellation between the first two terms."""
+    """eˣ − 1 − x, without cancellation in eˣ − 1."""
     return jnp.expm1(x) - x
 
 
@@ -27,20 +27,20 @@ def _excess(x: jax.Array) -> jax.Array:
 class Distribution(Protocol):
     """What a policy returns: a pytree of the distribution's parameters, with any leading axes.
 
-    Write your own as a `flax.struct.PyTreeNode`. Leaves have the batch axes [...] in front; static
-    fields are allowed, leaves of whole numbers or bools are not: they have no derivative. Two more
+    Write your own as a `flax.struct.PyTreeNode`. Leaves start with the batch axes [...]. Static
+    fields are allowed; integer and bool leaves are not, because they have no derivative. Two more
     methods are optional:
 
-    - `to_box(action, space)`, [..., dimensions] -> [..., *space.shape], is the distribution's own
-      way into a `Box`. Without it, −1 and 1 are mapped to the bounds (`space.from_policy`); a Beta
-      lives in (0, 1) and has `return space.from_unit(action)`.
-    - `fisher_product(tangent)`, shaped like `self`: F·u with F the Fisher matrix in terms of the
-      parameters, the Hessian of D(self‖·) at self. Without it the curvature is "hvp".
+    - `to_box(action, space)` maps an action into a `Box`, [..., dimensions] -> [..., *space.shape].
+      By default −1 and 1 map to the bounds (`space.from_policy`); a Beta distribution, which lives
+      in (0, 1), would `return space.from_unit(action)`.
+    - `fisher_product(tangent)`, shaped like `self`: F·u, with F the Fisher matrix in terms of the
+      parameters, the Hessian of D(self‖·) at self. Without it, set curvature="hvp".
     """
 
     @property
     def num_dimensions(self) -> int:
-        """Over how many action dimensions log-probability, entropy and KL are summed."""
+        """Number of action dimensions that log-probability, entropy and KL are summed over."""
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """log p(action) in nats; action [...] or [..., dimensions], result [...]."""
@@ -49,19 +49,19 @@ class Distribution(Protocol):
         """Entropy in nats; [...]."""
 
     def kl(self, other: Self) -> jax.Array:
-        """D(self‖other) in nats, never negative and exactly 0 for other = self; [...]."""
+        """D(self‖other) in nats, never negative and exactly 0 if other = self; [...]."""
 
     def sample(self, key: jax.Array) -> jax.Array:
         """One action per batch element; [...] or [..., dimensions]."""
 
     def mode(self) -> jax.Array:
-        """The action that a deterministic policy takes, shaped like a sample."""
+        """The action that the deterministic policy takes, shaped like a sample."""
 
 
 def masked(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Logits with −∞ in place of the actions that `mask`, bool like `logits`, does not allow.
+    """Logits with −∞ where `mask` (bool, shaped like `logits`) forbids the action.
 
-    At least one action must be allowed, of each dimension.
+    At least one action of each dimension must be allowed.
     """
     return logits if mask is None else jnp.where(mask, logits, -jnp.inf)
 
@@ -95,7 +95,7 @@ class Categorical(struct.PyTreeNode):
         p = jnp.exp(log_p)
         possible = p > 0
         d = jnp.where(possible, log_q, 0) - jnp.where(possible, log_p, 0)
-        # p eᵈ is q, but for large d, or for an action that is masked by −∞, it would be 0 · ∞.
+        # p eᵈ = q, but for large d or a masked action (−∞) it would be 0 · ∞.
         large = ~possible | (d > 1)
         terms = jnp.where(large, jnp.exp(log_q) - p - p * d, p * _excess(jnp.where(large, 0, d)))
         return jnp.sum(terms, axis=-1)
@@ -109,19 +109,19 @@ class Categorical(struct.PyTreeNode):
         return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
 
     def fisher_product(self, tangent: "Categorical") -> "Categorical":
-        """(diag p − p pᵀ) u for the tangent u of the logits."""
+        """(diag p − p pᵀ) u, for a tangent u of the logits."""
         p = jax.nn.softmax(self.logits)
         mean = jnp.sum(p * tangent.logits, axis=-1, keepdims=True)
         return Categorical(logits=p * (tangent.logits - mean))
 
 
 class MultiCategorical(struct.PyTreeNode):
-    """Independent choices, one for each dimension; an action is int32 [..., dimensions]."""
+    """Independent choices, one per dimension; an action is int32 [..., dimensions]."""
 
     logits: jax.Array
-    """[..., Σ nᵢ]: the logits of all dimensions, side by side."""
+    """[..., Σ nᵢ]: the logits of all dimensions side by side."""
     num_categories: tuple[int, ...] = struct.field(pytree_node=False)
-    """nᵢ: the number of choices of each dimension."""
+    """nᵢ: the number of categories of each dimension."""
 
     @property
     def num_dimensions(self) -> int:
@@ -153,11 +153,11 @@ class MultiCategorical(struct.PyTreeNode):
         return jnp.stack(samples, axis=-1)
 
     def mode(self) -> jax.Array:
-        """The most probable choice of every dimension; int32 [..., dimensions]."""
+        """The most probable choice in each dimension; int32 [..., dimensions]."""
         return jnp.stack([part.mode() for part in self._parts()], axis=-1)
 
     def fisher_product(self, tangent: "MultiCategorical") -> "MultiCategorical":
-        """The product of each dimension, side by side."""
+        """The products of the dimensions, side by side."""
         pairs = zip(self._parts(), tangent._parts(), strict=True)
         products = [part.fisher_product(u).logits for part, u in pairs]
         return self.replace(logits=jnp.concatenate(products, axis=-1))
@@ -166,16 +166,16 @@ class MultiCategorical(struct.PyTreeNode):
 class DiagonalGaussian(struct.PyTreeNode):
     """Independent normal variables; an action is float32 [..., dimensions], unbounded.
 
-    What squashes or clips it on its way to the environment is the same map for every policy, so
+    Every policy clips or squashes its action in the same way before the environment sees it, so
     probability ratios and KL are those of the Gaussian.
     """
 
     mean: jax.Array
     """[..., dimensions]."""
     log_std: jax.Array
-    """[..., dimensions]: logarithm of the standard deviation."""
+    """[..., dimensions]: log of the standard deviation."""
     bounds: Literal["clip", "tanh"] = struct.field(pytree_node=False, default="clip")
-    """How an action is brought into a `Box`."""
+    """How an action is mapped into a `Box`."""
 
     @property
     def num_dimensions(self) -> int:
@@ -183,7 +183,7 @@ class DiagonalGaussian(struct.PyTreeNode):
         return self.mean.shape[-1]
 
     def to_box(self, action: jax.Array, space: Box) -> jax.Array:
-        """−1 and 1 are mapped to the bounds; [..., *space.shape]."""
+        """The action in the box, −1 and 1 at its bounds; [..., *space.shape]."""
         return space.from_policy(action, self.bounds)
 
     def log_prob(self, action: jax.Array) -> jax.Array:
@@ -211,7 +211,7 @@ class DiagonalGaussian(struct.PyTreeNode):
         return self.mean
 
     def fisher_product(self, tangent: "DiagonalGaussian") -> "DiagonalGaussian":
-        """diag(1/σ², 2) u for the tangent u of (μ, log σ)."""
+        """diag(1/σ², 2) u, for a tangent u of (μ, log σ)."""
         return self.replace(
             mean=tangent.mean * jnp.exp(-2 * self.log_std), log_std=2 * tangent.log_std
         )
@@ -221,7 +221,7 @@ _REQUIRED = ("log_prob", "entropy", "kl", "sample", "mode", "num_dimensions")
 
 
 def require_distribution(value: Any, source: str) -> None:
-    """Raise `ValueError` unless a value is a tree of arrays with the methods of `Distribution`."""
+    """Raise `ValueError` unless `value` is a pytree with the methods of `Distribution`."""
     missing = [name for name in _REQUIRED if not hasattr(value, name)]
     if missing:
         raise ValueError(
@@ -244,6 +244,6 @@ def _is_inexact(dtype: Any) -> bool:
 
 
 def to_box(distribution: Any, action: jax.Array, space: Box) -> jax.Array:
-    """An action on its way into a box: as the distribution says, else as a Gaussian's is."""
+    """Map an action into a box by the distribution's `to_box`, or by default as for a Gaussian."""
     own = getattr(distribution, "to_box", None)
     return own(action, space) if own is not None else space.from_policy(action, "clip")

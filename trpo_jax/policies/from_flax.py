@@ -1,4 +1,4 @@
-"""Flax modules of the user's as policy and critic: linen, or functions that make nnx modules."""
+"""Flax modules as policy and critic: linen modules, or functions that make nnx modules."""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,18 +38,18 @@ def policy_from_flax(
 ) -> Policy:
     """A policy from a linen module, or from a function `rngs -> module` that makes an nnx module.
 
-    `module(obs)` gets observations with one batch axis, [B, ...], and returns the parameters of the
-    action distribution: logits [B, num_actions] for `Discrete`, [B, Σ num_categories] side by side
-    for `MultiDiscrete`; for `Box` the pair (mean, log σ) of [B, dimensions] each, both side by side
-    as [B, 2 · dimensions], or the mean alone, which gets a log σ of its own whatever the state.
-    Action masks are folded into logits here. `distribution(*outputs)` makes any other
-    `Distribution` of what the module returns (one output, or several in a tuple); a module may also
-    return a distribution itself. `method` names another method than `__call__`.
+    `module(obs)` takes observations with one batch axis, [B, ...], and returns the parameters of
+    the action distribution: logits [B, num_actions] for `Discrete`; logits [B, Σ num_categories],
+    side by side, for `MultiDiscrete`. For `Box` it returns a pair (mean, log σ) of [B, dimensions]
+    each, both side by side as [B, 2 · dimensions], or only the mean, in which case log σ becomes a
+    separate, state-independent parameter. Action masks are folded into the logits here.
+    `distribution(*outputs)` builds any other `Distribution` from the module's output (or outputs,
+    if it returns a tuple); a module may also return a distribution itself. `method` names a method
+    to call instead of `__call__`.
 
-    The module's own initialisers are used as they are, and where `vmap` runs several of them, one
-    after the other: many of them call LAPACK, which deadlocks on a CPU when batched. Raises
-    `ValueError` if outputs do not fit the action space or the module has mutable state, as
-    BatchNorm has.
+    The module's own initialisers are used unchanged. Under `vmap` they run one after the other,
+    because many of them call LAPACK, which deadlocks on a CPU when batched. Raises `ValueError` if
+    the outputs do not fit the action space, or if the module has mutable state, such as BatchNorm.
     """
     init_module, apply_module = _functions(module, method)
 
@@ -72,9 +72,9 @@ def policy_from_flax(
             return _usual_distribution(outputs, params.get("log_std"), action_space, mask)
         if mask is not None:
             raise ValueError(
-                f"distribution={distribution}: the environment masks actions, which only logits of "
-                "the usual distributions are masked for; fold obs.action_mask in yourself: "
-                "trpo_jax.Policy(init=…, apply=…)"
+                f"distribution={distribution}: the environment masks actions, but masks are folded "
+                "in only for the built-in categorical distributions; fold obs.action_mask in "
+                "yourself: trpo_jax.Policy(init=…, apply=…)"
             )
         if distribution is None:
             return outputs
@@ -86,8 +86,8 @@ def policy_from_flax(
 def critic_from_flax(module: Any, *, method: str | None = None) -> Critic:
     """A critic from a linen module, or from a function `rngs -> module` that makes an nnx module.
 
-    `module(obs)` gets observations with one batch axis, [B, ...], and returns values [B] or [B, 1].
-    All else is as in `policy_from_flax`.
+    `module(obs)` takes observations with one batch axis, [B, ...], and returns values [B] or
+    [B, 1]. Everything else is as in `policy_from_flax`.
     """
     init_module, apply = _functions(module, method)
 
@@ -106,8 +106,8 @@ def _functions(module: Any, method: str | None) -> Functions:
 
     if isinstance(module, nnx.Module):
         raise ValueError(
-            f"{type(module).__name__} is an nnx module that has its parameters already, so that "
-            f"all seeds would begin alike; pass a function: lambda rngs: "
+            f"{type(module).__name__} is an nnx module that has its parameters already, so all "
+            f"seeds would start alike; pass a function: lambda rngs: "
             f"{type(module).__name__}(…, rngs=rngs)"
         )
     if isinstance(module, type) or not callable(module):
@@ -164,8 +164,8 @@ def _of_nnx(make: Callable[[Any], Any], method: str | None) -> Functions:
 
 
 _MUTABLE = (
-    "{} has mutable state ({}), as BatchNorm and Dropout have; what changes outside of the "
-    "parameters would change the policy in mid-update: use LayerNorm, or leave it out"
+    "{} has mutable state ({}), like BatchNorm or Dropout; state outside the parameters would "
+    "change the policy in mid-update: use LayerNorm, or leave it out"
 )
 
 
@@ -174,7 +174,7 @@ def _name(path: tuple) -> str:
 
 
 def _batched(obs: Any) -> Any:
-    """One observation with a batch axis, as modules see it at any other time."""
+    """One observation with a batch axis, as modules otherwise see it."""
     return jax.tree.map(lambda leaf: leaf[None], obs)
 
 
@@ -184,7 +184,7 @@ def _is_mean_alone(outputs: Any, space: ActionSpace) -> bool:
 
 
 def _usual_distribution(outputs: Any, log_std: Any, space: ActionSpace, mask: Any) -> Any:
-    """Logits for discrete actions, mean and log σ for real ones."""
+    """The built-in distribution: logits for discrete actions, mean and log σ for real ones."""
     if isinstance(space, Box):
         return _gaussian(outputs, log_std, space.num_dimensions)
     size = mask_size(space)

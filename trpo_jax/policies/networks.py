@@ -1,4 +1,4 @@
-"""Our own actor and critic, as flax modules handed out as pure functions."""
+"""The built-in actor and critic: flax modules, exposed as pure functions."""
 
 import itertools
 import math
@@ -34,10 +34,10 @@ _CONV_CHANNELS = 16
 
 
 def _bound(gain: float):
-    """A kernel's initialiser: the bound √3 · gain / √fan_in of a uniform draw with deviation
-    gain / √fan_in. `_draw` turns bounds into numbers.
+    """A kernel initialiser that returns a bound: √3 · gain / √fan_in, that of a uniform
+    distribution with standard deviation gain / √fan_in. `_draw` turns bounds into numbers.
 
-    Not orthogonal: batched QR deadlocks the CPU client of jaxlib 0.10 as soon as `init` is vmapped.
+    Not orthogonal: batched QR deadlocks the CPU client of jaxlib 0.10 when `init` is vmapped.
     """
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -48,10 +48,9 @@ def _bound(gain: float):
 
 
 def _draw(key: jax.Array, bounds: Params) -> Params:
-    """Every kernel uniform within its bounds; vectors (biases, log σ) as they are.
+    """Draw every kernel uniformly within its bounds; keep vectors (biases, log σ) unchanged.
 
-    One draw for all kernels together: a draw for each of them would take a quarter of a second
-    each to compile.
+    All kernels share one draw, because each separate draw takes a quarter of a second to compile.
     """
     leaves, structure = jax.tree.flatten(bounds)
     sizes = [leaf.size if leaf.ndim > 1 else 0 for leaf in leaves]
@@ -67,8 +66,8 @@ def _draw(key: jax.Array, bounds: Params) -> Params:
 def _patches(images: jax.Array) -> jax.Array:
     """Every 3 × 3 neighbourhood, [B, height, width, channels] -> [B, height − 2, width − 2, 9 · …].
 
-    A convolution is a matrix product with these. XLA's own on CPU is 16 times slower than that in
-    curvature products, and slower still when `vmap` turns it into a grouped one.
+    A convolution is a matrix product with these. In curvature products XLA's own convolution on CPU
+    is 16 times slower, and slower still when `vmap` turns it into a grouped convolution.
     """
     height, width = images.shape[1] - 2, images.shape[2] - 2
     shifted = [images[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
@@ -76,18 +75,18 @@ def _patches(images: jax.Array) -> jax.Array:
 
 
 def _narrow_product(x: jax.Array, kernel: jax.Array, _: Any, precision: Any) -> jax.Array:
-    """x · kernel for a kernel with few columns, as `nn.Dense` asks for it.
+    """x · kernel for a kernel with few columns, with the signature that `nn.Dense` expects.
 
-    XLA on CPU runs the kernel's gradient, xᵀ · dy, at a tenth of the usual rate if dy is tall and
-    narrow. From the transposed kernel it comes out as dyᵀ · x; the barrier keeps XLA from undoing
-    the transposition.
+    XLA on CPU computes the kernel's gradient, xᵀ · dy, at a tenth of the usual rate if dy is tall
+    and narrow. With the kernel transposed the gradient becomes dyᵀ · x; the barrier keeps XLA from
+    undoing the transposition.
     """
     rows = jax.lax.optimization_barrier(kernel.T)
     return jax.lax.dot_general(x, rows, (((x.ndim - 1,), (1,)), ((), ())), precision=precision)
 
 
 def _last_layer(num_outputs: int, gain: float) -> nn.Dense:
-    """Features to a few outputs."""
+    """A linear layer from features to a few outputs."""
     return nn.Dense(
         num_outputs, kernel_init=_bound(gain), precision="highest", dot_general=_narrow_product
     )
@@ -96,14 +95,14 @@ def _last_layer(num_outputs: int, gain: float) -> nn.Dense:
 class Body(nn.Module):
     """Hidden layers: observations with any leading axes to features [..., hidden_sizes[-1]].
 
-    For images a 3 × 3 convolution with 16 channels comes first, as is usual for MinAtar
-    (Young & Tian 2019). A tree of arrays becomes one vector; bytes are scaled to [0, 1]. Everything
-    runs at the highest matrix precision, so that probabilities recomputed for an update are those
+    Images first go through a 3 × 3 convolution with 16 channels, as is usual for MinAtar
+    (Young & Tian 2019). A tree of arrays is flattened into one vector; uint8 is scaled to [0, 1].
+    Everything runs at the highest matrix precision, so that an update recomputes the probabilities
     of the rollout on every device.
     """
 
     obs_shapes: Shapes
-    """Of the leaves of one observation, in order."""
+    """Shapes of the leaves of one observation, in order."""
     hidden_sizes: tuple[int, ...]
     activation: str
     convolutional: bool
@@ -133,7 +132,7 @@ class Body(nn.Module):
 
 
 def _as_floating(leaf: jax.Array) -> jax.Array:
-    """Numbers as a network takes them: bytes, such as those of an image, in [0, 1]."""
+    """A leaf as float32; uint8, such as that of an image, scaled to [0, 1]."""
     if leaf.dtype == jnp.uint8:
         return leaf.astype(jnp.float32) / 255
     return leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.astype(jnp.float32)
@@ -167,8 +166,8 @@ class MultiCategoricalHead(nn.Module):
 class GaussianHead(nn.Module):
     """Features to a `DiagonalGaussian`.
 
-    log σ is a parameter of its own, whatever the state; or, if `state_dependent`, a second linear
-    layer that begins near `initial_log_std`.
+    log σ is a parameter that does not depend on the state; or, if `state_dependent`, the output of
+    a second linear layer, which starts near `initial_log_std`.
     """
 
     num_dimensions: int
@@ -180,7 +179,7 @@ class GaussianHead(nn.Module):
     def __call__(
         self, features: jax.Array, action_mask: jax.Array | None = None
     ) -> DiagonalGaussian:
-        """The mean depends on the state; log σ is broadcast to the batch. There is no mask."""
+        """The mean depends on the state; log σ is broadcast to the batch. Masks do not apply."""
         assert action_mask is None
         mean = _last_layer(self.num_dimensions, 0.01)(features)
         if self.state_dependent:
@@ -193,19 +192,19 @@ class GaussianHead(nn.Module):
 
 
 class Actor(nn.Module):
-    """Body and head."""
+    """A body followed by a head."""
 
     body: Body
     head: nn.Module
 
     def __call__(self, obs: Any) -> Distribution:
-        """The action distribution for a batch of observations, masked where they say so."""
+        """The action distribution for a batch of observations, with their mask if they have one."""
         mask = obs.action_mask if isinstance(obs, Observation) else None
         return self.head(self.body(policy_part(obs)), mask)
 
 
 class ValueNetwork(nn.Module):
-    """Body and one linear output."""
+    """A body followed by one linear output."""
 
     body: Body
 
@@ -236,7 +235,7 @@ def make_critic(body: Body) -> Critic:
 
 
 def _initializer(network: nn.Module) -> Callable[[jax.Array, Any], Params]:
-    """For modules of this file only: their initialisers return bounds."""
+    """For the modules of this file only, whose initialisers return bounds."""
 
     def init(key: jax.Array, obs: Any) -> Params:
         return _draw(key, network.init(key, obs))
@@ -247,11 +246,11 @@ def _initializer(network: nn.Module) -> Callable[[jax.Array, Any], Params]:
 def idle_sides(activation: str, layers: Sequence[jax.Array], weight: jax.Array) -> list[jax.Array]:
     """Per hidden layer, which units stay on which flat side of their activation; [sides, units].
 
-    Activations [B, ..., units] of each layer; examples with weight 0 of [B] do not count. A unit (a
-    channel, for convolutions) is idle if over all examples it is saturated, |a| > 0.99 with one
-    sign throughout, for tanh; or if its output stays at or below zero, which for relu means that no
-    gradient passes, for the smoother ones that it works on its flat side only. Those of a whole
-    batch are the conjunction of those of its parts.
+    `layers` are activations [B, ..., units]; examples whose `weight` [B] is 0 do not count. A unit
+    (for convolutions, a channel) is idle if, over all examples, it is saturated with one sign
+    throughout, |a| > 0.99, for tanh; or if its output stays at or below zero for the others. For
+    relu that means that no gradient passes; for the smoother ones, that the unit works only on its
+    flat side. The result for a batch is the conjunction of the results for its parts.
     """
 
     def idle(units: jax.Array) -> jax.Array:
@@ -266,6 +265,6 @@ def idle_sides(activation: str, layers: Sequence[jax.Array], weight: jax.Array) 
 
 
 def share_of_idle(layers: Sequence[jax.Array]) -> jax.Array:
-    """[layers]: share of the units that are idle on some side, given [sides, units] for each."""
+    """[layers]: fraction of units that are idle on some side, given [sides, units] per layer."""
     shares = [jnp.mean(jnp.any(sides, axis=0)) for sides in layers]
     return jnp.stack(shares) if shares else jnp.zeros((0,))
