@@ -1,4 +1,4 @@
-"""Tuned settings per environment, used by the command line unless an option says otherwise."""
+"""Tuned settings per environment: the defaults of the command line."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ class Preset(NamedTuple):
     hparams: HParams
     """Traced settings."""
     total_steps: int
-    """Environment steps after which it has been seen to be trained."""
+    """Environment steps after which training was observed to succeed."""
 
 
 DEFAULT = Preset(TRPOConfig(), HParams(), total_steps=500_000)
@@ -24,20 +24,20 @@ _IMAGES = TRPOConfig(
     num_envs=64, num_steps=64, hidden_sizes=(64,), activation="relu", value_epochs=4
 )
 
-# Half the epochs of the value fit with three times the step size explain as much of the next batch
+# Half the value-fit epochs with three times the step size explain as much of the next batch
 # (benchmarks/results/value_fit.md); presets with neither were tuned before that was known.
 _PRESETS: dict[str, Preset] = {
     "CartPole-v1": Preset(
         TRPOConfig(value_epochs=5), HParams(value_learning_rate=3e-3), total_steps=100_000
     ),
-    # Far from the goal all returns are nearly alike: Adam takes long to fit their common offset.
+    # Far from the goal all returns are nearly equal: Adam fits their common offset slowly.
     "Acrobot-v1": Preset(
         TRPOConfig(num_envs=16, num_steps=128, value_optimizer="lbfgs"),
         HParams(),
         total_steps=100_000,
     ),
-    # Pendulum's rewards are dense and its episodes long: a short horizon learns fastest. Half the
-    # batch learns faster yet, but not with every seed.
+    # Pendulum's rewards are dense and its episodes long, so a short horizon learns fastest. Half
+    # the batch learns faster still, but not with every seed.
     "Pendulum-v1": Preset(
         TRPOConfig(value_epochs=5),
         HParams(gamma=0.9, gae_lambda=0.9, value_learning_rate=3e-3),
@@ -48,7 +48,7 @@ _PRESETS: dict[str, Preset] = {
         HParams(gae_lambda=0.98),
         total_steps=200_000,
     ),
-    # Wide noise, clipped to full throttle most of the time, finds the goal often enough to learn.
+    # Wide noise, mostly clipped to full throttle, finds the goal often enough to learn.
     "MountainCarContinuous-v0": Preset(
         _STANDARDIZED.replace(num_envs=16, num_steps=256, initial_log_std=1.5),
         HParams(gae_lambda=0.98),
@@ -77,10 +77,10 @@ _PRESETS: dict[str, Preset] = {
 
 
 def get_preset(env_id: str) -> Preset:
-    """The preset of an environment id, with or without its suite; `DEFAULT` if there is none."""
+    """The preset for an environment id, with or without its suite; `DEFAULT` if it has none."""
     return _PRESETS.get(env_id.rpartition("/")[2], DEFAULT)
 
 
 def list_presets() -> list[str]:
-    """Names of the environments that have a preset of their own."""
+    """Names of the environments that have a preset."""
     return sorted(_PRESETS)

@@ -1,4 +1,4 @@
-"""What an environment owes us, and the automatic reset that every environment shares."""
+"""The interface of an environment, and the batched steps that all environments share."""
 
 import abc
 import functools
@@ -12,26 +12,27 @@ from trpo_jax.spaces import ActionSpace, Discrete, MultiDiscrete
 
 EnvState = Any
 Obs = Any
-"""An array, a tree of arrays, or an `Observation` of such."""
+"""An array, a tree of arrays, or an `Observation` of these."""
 
 
 class EnvStep(NamedTuple):
     """What one step of an environment returns, before any automatic reset."""
 
     obs: Obs
-    """The observation that the action led to, also when it ended the episode."""
+    """The observation after the action, even if the action ended the episode."""
     reward: jax.Array
     """Scalar."""
     terminated: jax.Array
-    """bool: the episode reached a terminal state; nothing follows, its value is zero."""
+    """bool: the episode reached a terminal state, whose value is zero."""
     truncated: jax.Array
-    """bool: the episode was cut off, by a time limit say; its value goes on. Termination wins."""
+    """bool: the episode was cut off, for example by a time limit, and its last state keeps its
+    value. If both flags are set, `terminated` wins."""
 
 
 class Environment(abc.ABC):
     """One environment as pure functions of its state. Subclass it to write your own.
 
-    An example, a corridor of five cells in which the agent starts at 0 and is paid at the end:
+    Example: a corridor of five cells; the agent starts at cell 0 and is rewarded at the last one.
 
         class Corridor(Environment):
             name = "corridor"
@@ -52,32 +53,32 @@ class Environment(abc.ABC):
                     truncated=time >= self.max_episode_steps,
                 )
 
-    Neither function resets by itself; `vmap`, `jit` and the automatic reset are the library's.
-    Instances are compared by identity: make one and keep it, or every new one compiles anew.
+    Neither function resets by itself; the library does `vmap`, `jit` and the automatic reset.
+    Instances are compared by identity: keep one and reuse it, because each new one compiles again.
     """
 
     name: str
-    """How the environment is called in messages and run directories."""
+    """The name used in messages and run directories."""
     obs_shape: Any
-    """Shape of one observation: a tuple of at least one size. Where the observation is a tree, the
-    same tree of tuples; of an `Observation` only the shape of its `policy`."""
+    """Shape of one observation: a tuple of at least one size. For a tree, the same tree of tuples;
+    for an `Observation`, the shape of its `policy` only."""
     action_space: ActionSpace
     """Discrete, MultiDiscrete or Box."""
     max_episode_steps: int | None = None
     """Time limit that `step` enforces by truncation, if it has one."""
     recipe: tuple[str, dict[str, Any]] | None = None
-    """Id and keywords by which `make_env` makes it again; None if it was made otherwise."""
+    """Id and keywords with which `make_env` recreates it; None if it was made another way."""
     costly_reset: bool = False
-    """A reset costs about as much as a step, so that one for every step would be dear."""
+    """Whether a reset costs about as much as a step, so that one per step would be expensive."""
 
     @abc.abstractmethod
     def reset(self, key: jax.Array) -> tuple[EnvState, Obs]:
         """key -> (state, obs): the beginning of an episode.
 
-        The observation is an array; a dictionary or tuple of arrays, which the library's own
-        networks take as one vector; or an `Observation`, which names what only the critic sees
-        and which actions are allowed. Floating arrays become float32; whole numbers and bools keep
-        their type and are never normalised, so that images may be uint8.
+        The observation is an array; a dictionary or tuple of arrays, which the built-in networks
+        flatten into one vector; or an `Observation`, which says what only the critic sees and which
+        actions are allowed. Floating arrays become float32. Integers and bools keep their type and
+        are never normalised, so images may be uint8.
         """
 
     @abc.abstractmethod
@@ -93,7 +94,7 @@ class Environment(abc.ABC):
 def observation_spec(env: Environment) -> Obs:
     """Shapes and types of one observation, a tree of `ShapeDtypeStruct`; traced once.
 
-    Floating arrays are float32, and so is what `reset` and `step` return in different types.
+    Floating arrays are float32, and so are arrays whose type differs between `reset` and `step`.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     begun = jax.eval_shape(lambda key: _observations(env, key), key)
@@ -103,7 +104,7 @@ def observation_spec(env: Environment) -> Obs:
 def _observations(env: Environment, key: jax.Array) -> tuple[Obs, Obs]:
     """The first observation and the one after an action, as arrays."""
     state, first = env.reset(key)
-    # brax's step writes into the dictionaries that it is given.
+    # brax's step writes into the dictionaries it is given.
     _, step = env.step(key, jax.tree.map(jnp.asarray, state), some_action(env.action_space))
     return jax.tree.map(jnp.asarray, (first, step.obs))
 
@@ -114,7 +115,7 @@ def _common_type(first: Any, later: Any) -> jax.ShapeDtypeStruct:
 
 
 def some_action(space: ActionSpace) -> jax.Array:
-    """An action of a space, as `step` takes it."""
+    """Some action of a space, in the type that `step` takes."""
     if isinstance(space, Discrete):
         return jnp.zeros((), jnp.int32)
     if isinstance(space, MultiDiscrete):
@@ -123,7 +124,7 @@ def some_action(space: ActionSpace) -> jax.Array:
 
 
 def reset_batch(env: Environment, keys: jax.Array) -> tuple[EnvState, Obs]:
-    """Begin N episodes from keys [N]: states and observations, leading axis N."""
+    """Start N episodes from keys [N]; returns states and observations with leading axis N."""
     states, obs = jax.vmap(env.reset)(keys)
     return jax.tree.map(strongly_typed, states), _in_type(env, obs)
 
@@ -133,10 +134,9 @@ def step_batch(
 ) -> tuple[EnvState, EnvStep]:
     """Step N environments with keys [N], without reset.
 
-    Observations come back in the types of `observation_spec`, rewards as float32, flags as bool,
-    `truncated` only where the episode has not terminated. An environment whose observation or
-    reward is not finite is truncated: a simulation that blew up starts again instead of poisoning
-    the rest of the run.
+    Observations have the types of `observation_spec`, rewards are float32, flags are bool, and
+    `truncated` is false wherever the episode terminated. If an observation or reward is not finite,
+    the episode is truncated: a simulation that blew up restarts instead of spoiling the run.
     """
     next_states, step = jax.vmap(env.step)(keys, states, actions)
     next_states = jax.tree.map(like, states, next_states)
@@ -153,12 +153,12 @@ def step_batch(
 
 
 def _in_type(env: Environment, obs: Obs) -> Obs:
-    """Observations in the types of `observation_spec`."""
+    """Observations cast to the types of `observation_spec`."""
     return jax.tree.map(lambda x, spec: jnp.asarray(x, spec.dtype), obs, observation_spec(env))
 
 
 def finite_rows(obs: Obs) -> jax.Array:
-    """[N]: for each of N environments whether all numbers of a tree of [N, ...] are finite."""
+    """[N]: for each of N environments, whether all numbers in a tree of [N, ...] are finite."""
     checks = [
         jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=-1)
         for leaf in jax.tree.leaves(obs)
@@ -169,7 +169,7 @@ def finite_rows(obs: Obs) -> jax.Array:
 
 
 def where_done(done: jax.Array, fresh: Any, current: Any) -> Any:
-    """For each of N environments `fresh` if it is done, else `current`; trees of [N, ...]."""
+    """For each of N environments, `fresh` if it is done, else `current`; trees of [N, ...]."""
 
     def pick(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(done.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
@@ -178,7 +178,7 @@ def where_done(done: jax.Array, fresh: Any, current: Any) -> Any:
 
 
 def strongly_typed(leaf: Any) -> jax.Array:
-    """An array without weak type, so that the state a scan carries keeps its type."""
+    """An array without weak type, so that state carried by a scan keeps its type."""
     array = jnp.asarray(leaf)
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         return array
@@ -186,7 +186,7 @@ def strongly_typed(leaf: Any) -> jax.Array:
 
 
 def like(before: jax.Array, after: Any) -> jax.Array:
-    """`after` in the type of `before`, if no information is lost."""
+    """`after` cast to the type of `before`; raises `ValueError` if that could lose information."""
     after = jnp.asarray(after)
     if after.shape != before.shape or (
         after.dtype != before.dtype and not np.can_cast(after.dtype, before.dtype, "same_kind")

@@ -1,4 +1,4 @@
-"""brax environments, and objects written in their style."""
+"""brax environments, and brax-style objects."""
 
 import contextlib
 import io
@@ -16,14 +16,14 @@ from trpo_jax.spaces import Box, Observation, policy_part, shapes_of
 
 @contextlib.contextmanager
 def _quietly():
-    """Without brax's notices that warp is missing and that MJX is its successor."""
+    """Suppress brax's notices that warp is missing and that MJX is its successor."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 
 
 class _ClipByOldNames:
-    """`jax.numpy` with the argument names of `clip` that jax 0.10 removed and brax.fluid uses."""
+    """`jax.numpy`, with the argument names of `clip` that brax.fluid uses and jax 0.10 removed."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(jnp, name)
@@ -45,12 +45,12 @@ _SELF_RESETTING = ("AutoResetWrapper", "VmapWrapper", "DomainRandomizationVmapWr
 
 
 def list_ids() -> list[str]:
-    """The ids that can be trained."""
+    """The ids of the environments that can be trained."""
     return sorted(brax_envs._envs)
 
 
 def make(name: str, episode_length: int = 1000, action_repeat: int = 1, **kwargs):
-    """An environment by its brax id; other keywords, such as `backend`, go to its class."""
+    """An environment from its brax id; other keywords, such as `backend`, go to its class."""
     backend = kwargs.get("backend", _BACKENDS[0])
     if backend not in _BACKENDS:
         raise ValueError(f"backend={backend!r} is unknown; use one of {', '.join(_BACKENDS)}")
@@ -72,8 +72,8 @@ def make(name: str, episode_length: int = 1000, action_repeat: int = 1, **kwargs
 class BraxEnvironment(Environment):
     """A brax environment with a time limit of `episode_length` steps.
 
-    Episodes restart from fresh initial states. The time limit truncates; `done` terminates.
-    Every action is held for `action_repeat` steps of the environment, whose rewards are summed.
+    Each episode starts from a fresh initial state. The time limit truncates; `done` terminates.
+    Each action is repeated for `action_repeat` steps of the environment, and rewards are summed.
     """
 
     costly_reset = True
@@ -103,7 +103,7 @@ class BraxEnvironment(Environment):
         return self._env
 
     def reset(self, key: jax.Array):
-        """Begin an episode from a fresh initial state."""
+        """Start an episode from a fresh initial state."""
         state = self._env.reset(key if self._takes_typed_keys else jax.random.key_data(key))
         return (state, jnp.int32(0)), _with_roles(state.obs)
 
@@ -137,7 +137,7 @@ class BraxEnvironment(Environment):
 
 
 def _with_roles(obs: Any) -> Any:
-    """brax's convention: of a dictionary "state" is for the policy, "privileged_state" for V."""
+    """brax's convention for dictionaries: "state" for the policy, "privileged_state" for V."""
     if isinstance(obs, Mapping) and obs.keys() == {"state", "privileged_state"}:
         return Observation(policy=obs["state"], critic=obs["privileged_state"])
     return obs
@@ -148,13 +148,13 @@ def _refuse_self_resetting(env: Any, name: str):
         if type(env).__name__ in _SELF_RESETTING:
             raise ValueError(
                 f"{name} is wrapped in brax's {type(env).__name__}; pass the environment without "
-                "it: batching and automatic reset are done here"
+                "it: trpo_jax does batching and automatic reset"
             )
         env = vars(env).get("env")
 
 
 def _takes_typed_keys(env: Any, name: str) -> bool:
-    """Whether reset takes JAX's typed keys; one that keeps uint32 does not."""
+    """Whether reset takes JAX's typed keys, as opposed to uint32 key data."""
     mistakes = (TypeError, ValueError, IndexError)
     try:
         jax.eval_shape(env.reset, jax.random.key(0))

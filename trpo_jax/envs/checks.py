@@ -1,4 +1,4 @@
-"""Does an environment keep the promises of `Environment`? Asked before anything is compiled."""
+"""Checks that an environment satisfies the interface `Environment`, before compilation."""
 
 import functools
 import operator
@@ -23,22 +23,22 @@ from trpo_jax.spaces import (
 
 
 def check_is_environment(env: Any) -> None:
-    """Raise `ValueError` unless `env` is an `Environment` that can be hashed."""
+    """Raise `ValueError` unless `env` is a hashable `Environment`."""
     if not isinstance(env, Environment):
         raise ValueError(
-            f"env={env!r} is not a trpo_jax.Environment; make one by trpo_jax.make_env(…)"
+            f"env={env!r} is not a trpo_jax.Environment; make one with trpo_jax.make_env(…)"
         )
     try:
         hash(env)
     except TypeError:
         raise ValueError(
-            f"{type(env).__name__} cannot be hashed, but programs are kept by environment; "
-            "declare it with @dataclass(eq=False), or without dataclass"
+            f"{type(env).__name__} cannot be hashed, but compiled programs are cached by "
+            "environment; declare it with @dataclass(eq=False), or without dataclass"
         ) from None
 
 
 def require_promises(env: Environment) -> None:
-    """Raise `ValueError` with a remedy if `env` cannot be trained; nothing is run for it."""
+    """Raise `ValueError` with a remedy if `env` cannot be trained. Traces it, but runs nothing."""
     _check_attributes(env)
     _check_action_space(env)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -95,7 +95,7 @@ def _is_usable_shape(shape: Any) -> bool:
 
 
 def _whole_numbers(sizes: Any) -> tuple[int, ...] | None:
-    """Sizes as they are in a tuple, list or array; None if they are anything else."""
+    """Sizes from a tuple, list or array, as a tuple; None if they are anything else."""
     try:
         return tuple(operator.index(size) for size in sizes)
     except TypeError:
@@ -111,7 +111,7 @@ def _has_valid_bounds(space: Box) -> bool:
 
 
 def _check_episode(env: Environment, key: jax.Array, action: jax.Array) -> None:
-    """What `reset` and one `step` return; traced alone, without a batch axis to hide in."""
+    """Check what `reset` and one `step` return, traced without a batch axis."""
     begun = env.reset(key)
     if not (isinstance(begun, tuple) and len(begun) == 2):
         raise ValueError(f"reset of {env.name} returns {begun!r}; it must return (state, obs)")
@@ -138,7 +138,7 @@ def _check_episode(env: Environment, key: jax.Array, action: jax.Array) -> None:
 
 
 def _check_observation(env: Environment, function: str, obs: Any) -> None:
-    """The policy's part as announced; of the critic's and the mask what can be known."""
+    """Check the policy's part against `obs_shape`, and the critic's part and mask for types."""
     what = f"{function} of {env.name} returns observations"
     part = policy_part(obs)
     if is_shape(env.obs_shape):
@@ -160,7 +160,7 @@ def _check_observation(env: Environment, function: str, obs: Any) -> None:
     if jnp.shape(obs.action_mask) != (size,) or jnp.result_type(obs.action_mask) != jnp.bool_:
         raise ValueError(
             f"{what} with an action_mask of {jnp.result_type(obs.action_mask)}"
-            f"{jnp.shape(obs.action_mask)}; it must be bool({size},): True for what is allowed"
+            f"{jnp.shape(obs.action_mask)}; it must be bool({size},), True for allowed actions"
         )
 
 
@@ -184,5 +184,5 @@ def _check_array(what: str, value: Any, shape: tuple[int, ...]) -> None:
 
 
 def _is_real(dtype: Any) -> bool:
-    """Whether float32 can stand for it, as for whole numbers and bools but not for keys."""
+    """Whether it can be cast to float32: true for integers and bools, false for keys."""
     return isinstance(dtype, np.dtype) and np.can_cast(dtype, np.float32, "same_kind")

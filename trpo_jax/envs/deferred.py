@@ -1,4 +1,4 @@
-"""Import a package without the plotting libraries that it imports but seldom uses."""
+"""Import a package without the plotting libraries that it imports but rarely uses."""
 
 import contextlib
 import importlib
@@ -7,7 +7,7 @@ import types
 
 
 class _Deferred(types.ModuleType):
-    """Stands for a module until someone reads an attribute of it."""
+    """Stands in for a module until one of its attributes is read."""
 
     def __getattr__(self, name: str):
         if name.startswith("__"):
@@ -17,10 +17,10 @@ class _Deferred(types.ModuleType):
 
 @contextlib.contextmanager
 def deferred(*names: str):
-    """Inside, `import name` binds a stand-in that imports the real module on first use.
+    """Within this context, `import name` binds a stand-in that imports the module on first use.
 
-    Modules that are imported already stay as they are. gymnax imports seaborn and pyplot, for
-    pictures that training never draws: three quarters of the two seconds that its import takes.
+    Modules already imported are left alone. gymnax imports seaborn and pyplot for pictures that
+    training never draws; they take three quarters of the two seconds of its import.
     """
     stand_ins = {name: _Deferred(name) for name in names if name not in sys.modules}
     sys.modules.update(stand_ins)

@@ -1,4 +1,4 @@
-"""gymnax environments (gymnax >= 1.0), and objects written in its style."""
+"""gymnax environments (gymnax >= 1.0), and gymnax-style objects."""
 
 from typing import Any
 
@@ -22,18 +22,18 @@ with deferred("seaborn", "matplotlib.pyplot"):
     from gymnax.environments.environment import Environment as GymnaxBase
 
 REFUSED = {
-    "MNISTBandit-bsuite": "it downloads its data when it is made; choose another environment",
+    "MNISTBandit-bsuite": "it downloads its data when it is created; choose another environment",
 }
 """Ids that cannot be trained, and why."""
 
 
 def list_ids() -> list[str]:
-    """The ids that can be trained, in gymnax's order."""
+    """The ids of the environments that can be trained, in gymnax's order."""
     return [name for name in gymnax.registered_envs if name not in REFUSED]
 
 
 def make(name: str, env_params: Any = None, **kwargs) -> "GymnaxEnvironment":
-    """An environment by its gymnax id; `kwargs` go to its class."""
+    """An environment from its gymnax id; `kwargs` go to its class."""
     if name in REFUSED:
         raise ValueError(f"environment {name!r} is refused: {REFUSED[name]}")
     try:
@@ -46,8 +46,8 @@ def make(name: str, env_params: Any = None, **kwargs) -> "GymnaxEnvironment":
 class GymnaxEnvironment(Environment):
     """A gymnax environment with fixed parameters.
 
-    `env_params` is a parameter object of the environment, or a dict of the fields that differ
-    from its defaults. Observations of a Discrete space are one-hot.
+    `env_params` is the environment's parameter object, or a dict of the fields that differ from
+    its defaults. Observations from a Discrete space become one-hot vectors.
     """
 
     def __init__(self, env: Any, env_params: Any = None, name: str | None = None):
@@ -73,7 +73,7 @@ class GymnaxEnvironment(Environment):
         return self._params
 
     def reset(self, key: jax.Array):
-        """Begin an episode."""
+        """Start an episode."""
         reset = self._env.reset_env if self._bare else self._env.reset
         obs, state = reset(key, self._params)
         return state, self._encode(obs)
@@ -81,8 +81,8 @@ class GymnaxEnvironment(Environment):
     def step(self, key: jax.Array, state: Any, action: jax.Array):
         """One step without gymnax's own automatic reset.
 
-        A wrapper may have replaced `step` as a whole; then it is called, and what it resets by
-        itself is reset once more.
+        If a wrapper replaced `step`, that is called instead, and whatever it resets by itself is
+        reset once more.
         """
         action = self._decode(action)
         if self._bare:
@@ -114,7 +114,7 @@ class GymnaxEnvironment(Environment):
 
 
 def _is_bare(env: Any) -> bool:
-    """Whether reset and step are gymnax's own, so that their parts may be called instead."""
+    """Whether reset and step are gymnax's own, so that their parts can be called directly."""
     kind = type(env)
     return (
         isinstance(env, GymnaxBase)
@@ -147,7 +147,7 @@ def _merge_params(env: Any, env_params: Any, name: str) -> Any:
 
 
 def _space(space: Any, params: Any) -> Any:
-    """A space from gymnax's method of the parameters, or from a plain attribute."""
+    """A space, from gymnax's method of the parameters or from a plain attribute."""
     return space(params) if callable(space) else space
 
 

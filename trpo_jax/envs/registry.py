@@ -15,16 +15,16 @@ _SUITES = ("gymnax", "brax")
 
 
 def make_env(env: Any, /, **kwargs) -> Environment:
-    """An environment from an id, or from an object of the user's.
+    """An environment from an id, a function or an object.
 
-    `env` is "CartPole-v1", "hopper", "gymnax/CartPole-v1" or "brax/hopper"; "package.module:name",
-    a function of your own that returns anything of this list; a gymnax-style object
-    (`env_params=…` sets its parameters); a brax-style object (`episode_length=…`); or an
-    `Environment`, which is returned as it is. Keywords: `env_params` (gymnax; a dict of fields
-    will do), `episode_length`, `action_repeat`, `backend` (brax), and whatever the class takes.
-    The same id with the same keywords gives the same object, so that nothing is compiled twice;
-    with a dict or an object among the arguments every call makes a new one: keep it.
-    Raises `ValueError` for an unknown id, with near matches.
+    `env` is an id such as "CartPole-v1", "hopper", "gymnax/CartPole-v1" or "brax/hopper";
+    "package.module:name", your own function that returns anything in this list; a gymnax-style
+    object (set its parameters with `env_params=…`); a brax-style object (`episode_length=…`); or an
+    `Environment`, which is returned unchanged. Keywords: `env_params` (gymnax; may be a dict of
+    fields), `episode_length`, `action_repeat`, `backend` (brax), and whatever the class takes.
+    The same id with the same hashable keywords returns the same object, so nothing compiles twice.
+    With a dict or an object among the arguments, every call makes a new one: keep it.
+    Raises `ValueError` for an unknown id, and names near matches.
     """
     if isinstance(env, Environment):
         if kwargs:
@@ -43,7 +43,7 @@ def make_env(env: Any, /, **kwargs) -> Environment:
 
 
 def list_environments() -> list[str]:
-    """Full ids, "suite/name", of everything that can be trained."""
+    """Full ids, "suite/name", of all environments that can be trained."""
     return [f"{suite}/{name}" for suite in _SUITES for name in _suite(suite).list_ids()]
 
 
@@ -64,7 +64,7 @@ def _make_once(env_id: str, **kwargs) -> Environment:
 
 
 def _from_function(path: str, kwargs: dict[str, Any]) -> Environment:
-    """What a function of the user's returns, which "package.module:name" names."""
+    """The environment made by the user's function "package.module:name"."""
     module_name, _, name = path.partition(":")
     try:
         with _working_directory_importable():
@@ -82,7 +82,7 @@ def _from_function(path: str, kwargs: dict[str, Any]) -> Environment:
 
 @contextlib.contextmanager
 def _working_directory_importable() -> Iterator[None]:
-    """As with `python -m`: a console script does not look there by itself."""
+    """Import from the working directory, as `python -m` does and a console script does not."""
     here = os.getcwd()
     added = here not in sys.path and "" not in sys.path
     if added:
@@ -95,12 +95,12 @@ def _working_directory_importable() -> Iterator[None]:
 
 
 def _suite(name: str):
-    """The adapter module, imported only when asked for."""
+    """The adapter module of a suite, imported only when needed."""
     return importlib.import_module(f"trpo_jax.envs.{name}")
 
 
 def _knows(suite: str, name: str) -> bool:
-    """Whether the suite has an answer for this name: an environment, or why there is none."""
+    """Whether the suite knows this name: as an environment, or as one it refuses."""
     adapter = _suite(suite)
     return name in adapter.list_ids() or name in getattr(adapter, "REFUSED", ())
 
