@@ -1,4 +1,4 @@
-"""The pure program: TrainState in, TrainState out."""
+"""The learner: pure functions from `TrainState` to `TrainState`."""
 
 from trpo_jax.learner.advantage import gae
 from trpo_jax.learner.algorithms import trpo_step, trust_region_settings

@@ -1,4 +1,4 @@
-"""From an observation to an action: the one path of rollout, `act`, evaluation and render."""
+"""From an observation to an action: one path for rollout, `act`, evaluation and render."""
 
 from typing import Any, NamedTuple
 
@@ -28,13 +28,13 @@ class Decision(NamedTuple):
     action: jax.Array
     """As sampled, before clipping or squashing."""
     env_action: jax.Array
-    """The same action as the environment takes it."""
+    """The same action in the form that the environment takes."""
     distribution: Any
-    """The `Distribution` that it came from."""
+    """The `Distribution` that the action came from."""
 
 
 def finite_or_zero(values: Any) -> Any:
-    """Replace what is not finite by 0, in every floating leaf of a tree."""
+    """Replace NaN and ±∞ by 0 in every floating leaf of a tree."""
 
     def replace(leaf: jax.Array) -> jax.Array:
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -44,7 +44,7 @@ def finite_or_zero(values: Any) -> Any:
 
 
 def network_input(parts: Parts, statistics: RunningStatistics, obs: Obs) -> Obs:
-    """What the networks see: finite, normalised if configured, with masks that allow something."""
+    """What the networks see: finite, normalised if configured, with usable masks."""
     obs = finite_or_zero(obs)
     if parts.config.normalize_observations:
         obs = normalize(_statistics_of(obs, statistics), obs)
@@ -54,7 +54,7 @@ def network_input(parts: Parts, statistics: RunningStatistics, obs: Obs) -> Obs:
 
 
 def _statistics_of(obs: Obs, statistics: RunningStatistics) -> RunningStatistics:
-    """Those of the parts that an observation has: `act` does without the critic's."""
+    """The statistics for the parts that `obs` has; in `act` it may lack the critic's."""
 
     def part(tree: Any) -> Any:
         if not isinstance(tree, Observation):
@@ -69,7 +69,7 @@ def _statistics_of(obs: Obs, statistics: RunningStatistics) -> RunningStatistics
 def decide(
     parts: Parts, state: TrainState, key: jax.Array, obs: Obs, deterministic: bool = False
 ) -> Decision:
-    """Actions for a batch of observations [N, ...], sampled or the mode."""
+    """Actions for a batch of observations [N, ...]: samples, or modes if `deterministic`."""
     seen = network_input(parts, state.obs_statistics, obs)
     distribution = parts.policy.apply(state.policy_params, policy_view(seen))
     action = distribution.mode() if deterministic else distribution.sample(key)
@@ -81,10 +81,10 @@ def decide(
 def act(
     parts: Parts, state: TrainState, key: jax.Array, obs: Obs, deterministic: bool = False
 ) -> jax.Array:
-    """Actions for observations [..., *obs_shape], as the environment takes them.
+    """Actions for observations [..., *obs_shape], in the form that the environment takes.
 
-    The mode of the policy if `deterministic`, else a sample. What only the critic sees may be left
-    out. Raises `ValueError` if an observation has another shape than the environment's.
+    The policy's mode if `deterministic`, else a sample. The critic's part of an observation may be
+    left out. Raises `ValueError` if the shape differs from that of the environment's observations.
     """
     spec = policy_view(observation_spec(parts.env))
     shapes = shapes_of(spec)
@@ -100,21 +100,21 @@ def act(
 
 
 def allows_action(obs: Obs, space: ActionSpace) -> jax.Array | bool:
-    """[N]: whether the mask of each observation allows an action, of every dimension."""
+    """[N]: whether the mask of each observation allows an action in every dimension."""
     if not isinstance(obs, Observation) or obs.action_mask is None:
         return True
     return jnp.all(_allowed_per_dimension(obs.action_mask, space), axis=-1)
 
 
 def _usable(mask: jax.Array, space: ActionSpace) -> jax.Array:
-    """The mask, but where it allows nothing, everything: that step does not count."""
+    """The mask, with everything allowed where it allows nothing: such a step does not count."""
     sizes = _sizes(mask, space)
     allowed = _allowed_per_dimension(mask, space)
     return mask | ~jnp.repeat(allowed, jnp.asarray(sizes), axis=-1, total_repeat_length=sum(sizes))
 
 
 def _allowed_per_dimension(mask: jax.Array, space: ActionSpace) -> jax.Array:
-    """[..., dimensions]."""
+    """bool [..., dimensions]: whether the mask allows an action in each dimension."""
     ends = [sum(_sizes(mask, space)[: i + 1]) for i in range(len(_sizes(mask, space)) - 1)]
     return jnp.stack([jnp.any(part, axis=-1) for part in jnp.split(mask, ends, axis=-1)], axis=-1)
 

@@ -14,16 +14,16 @@ def gae(
     gamma: jax.Array | float,
     gae_lambda: jax.Array | float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Advantages and λ-returns along trajectories that end and start again; all [T, N].
+    """Advantages and λ-returns along trajectories of several episodes; all arrays [T, N].
 
         δₜ = rₜ + γ (1 − terminatedₜ) V(s′ₜ) − V(sₜ)
         Aₜ = δₜ + γ λ (1 − terminatedₜ)(1 − truncatedₜ) Aₜ₊₁,   A_T = 0
 
-    `value` is V(sₜ); `next_value` is V(s′ₜ), of the observation *before* any automatic reset, so
-    that a truncated episode bootstraps from where it was cut and nothing leaks from the next one.
-    Returns (Aₜ, Aₜ + V(sₜ)). λ = 0 gives the one-step temporal difference, λ = 1 the discounted
-    return with bootstrap minus V. Steps [T] of one trajectory do as well. Raises `ValueError` if
-    the shapes differ. Schulman et al. 2016, eq. 11–16.
+    `value` is V(sₜ); `next_value` is V(s′ₜ), of the observation *before* any automatic reset. So a
+    truncated episode bootstraps from where it was cut, and nothing leaks in from the next one.
+    Returns (Aₜ, Aₜ + V(sₜ)). λ = 0 gives the one-step temporal difference; λ = 1 gives the
+    discounted return with bootstrap, minus V. A single trajectory [T] works too. Raises
+    `ValueError` if the shapes differ. Schulman et al. 2016, eq. 11–16.
     """
     reward, value, next_value, terminated, truncated = _of_one_shape(
         reward=reward,
@@ -38,7 +38,7 @@ def gae(
         for x in (reward, value, next_value)
     )
     bootstrap = gamma * (1 - terminated.astype(value.dtype))
-    # What follows a terminal step has no value, not even one that is not finite.
+    # After a terminal step the value is 0, even if next_value is NaN or infinite.
     delta = reward + bootstrap * jnp.where(terminated, 0, next_value) - value
     decay = bootstrap * gae_lambda * (1 - truncated.astype(value.dtype))
 
@@ -54,7 +54,7 @@ def gae(
 
 
 def _of_one_shape(**arrays: jax.Array) -> list[jax.Array]:
-    """As arrays. Raises `ValueError` unless all are [T] or [T, N] with the same T ≥ 1 and N."""
+    """The arrays. Raises `ValueError` unless all are [T] or [T, N] with the same T ≥ 1 and N."""
     shape = jnp.shape(arrays["reward"])
     if len(shape) not in (1, 2) or shape[0] == 0:
         raise ValueError(f"reward has shape {shape}; it must be [T] or [T, N], with T >= 1 steps")

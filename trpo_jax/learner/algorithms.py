@@ -1,4 +1,4 @@
-"""Which policy step and which value fit a configuration names: the one place where it is chosen."""
+"""The policy steps and value fits that a configuration can name. They are chosen only here."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from trpo_jax.solver.trust_region import trust_region_step
 
 
 def trust_region_settings(hparams: HParams, config: TRPOConfig) -> dict[str, Any]:
-    """The keywords of `trust_region_step` that settings stand for; the one place that knows."""
+    """The keywords of `trust_region_step` for given settings. Only this function maps them."""
     return {
         "max_kl": hparams.max_kl,
         "damping": hparams.cg_damping,
@@ -45,9 +45,9 @@ def trpo_step(
 ) -> PolicyStep:
     """TRPO's step as a `PolicyStep`, for `make_trpo(…, policy_step=trpo_step(…))`.
 
-    `accept` replaces the test of the improvement as in `line_search`, `preconditioner` speeds up
-    conjugate gradients as in `natural_step`. With `adaptive_damping` the damping is a multiple of
-    `hparams.cg_damping` that goes on from update to update (`adapted_scale`).
+    `accept` replaces the test of the improvement as in `line_search`; `preconditioner` speeds up
+    conjugate gradients as in `natural_step`. With `adaptive_damping` the damping is
+    `hparams.cg_damping` times a scale that is adapted from update to update (`adapted_scale`).
     """
     pieces: dict[str, Any] = {"accept": accept, "preconditioner": preconditioner}
 
@@ -103,9 +103,9 @@ POLICY_STEPS = {
     "trpo": trpo_step(),
     "trpo_adaptive_damping": trpo_step(adaptive_damping=True),
 }
-"""By `TRPOConfig.algorithm`."""
+"""Keys: `TRPOConfig.algorithm`."""
 VALUE_FITS = {
     "adam": ValueFit(init=init_value_optimizer, apply=_fit_by_adam),
     "lbfgs": ValueFit(init=lambda params: (), apply=_fit_by_lbfgs),
 }
-"""By `TRPOConfig.value_optimizer`."""
+"""Keys: `TRPOConfig.value_optimizer`."""

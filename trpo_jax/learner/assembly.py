@@ -1,4 +1,4 @@
-"""The parts of an agent put together and tried on each other, before anything is compiled."""
+"""Put the parts of an agent together and check that they fit, before anything is compiled."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,9 +26,9 @@ def assemble(
     critic: Critic | None,
     value_fit: ValueFit | None,
 ) -> Parts:
-    """The parts of an agent: those given, and for the others those that the configuration names.
+    """The parts of an agent: those given, completed with those that the configuration names.
 
-    Raises `ValueError` if the environment breaks a promise or a part does not fit it.
+    Raises `ValueError` if the environment does not satisfy its interface or a part does not fit.
     """
     require_promises(env)
     given = {
@@ -56,15 +56,15 @@ def assemble(
 
 
 def example_observation(env: Environment) -> Any:
-    """One observation of zeros, whose mask allows everything."""
+    """An observation of zeros, with a mask that allows every action."""
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), observation_spec(env))
     mask = getattr(zeros, "action_mask", None)
     return zeros if mask is None else zeros._replace(action_mask=jnp.ones_like(mask))
 
 
 def _foreign_policy(policy: Policy, config: TRPOConfig) -> Policy:
-    """A user's policy at the matrix precision of our own, so that probabilities recomputed for an
-    update are those of the rollout; a Gaussian goes into a Box as the configuration says."""
+    """A user's policy at the matrix precision of the built-in ones, so that an update recomputes
+    the probabilities of the rollout. A Gaussian is mapped into a Box as configured."""
 
     def finish(distribution: Any) -> Any:
         require_distribution(distribution, "policy")
@@ -86,7 +86,7 @@ def _foreign_policy(policy: Policy, config: TRPOConfig) -> Policy:
 
 
 def _foreign_critic(critic: Critic) -> Critic:
-    """A user's critic at the matrix precision of our own, with values [B]."""
+    """A user's critic at the matrix precision of the built-in ones, with values [B]."""
 
     def apply(params: Any, obs: Any) -> jax.Array:
         with jax.default_matmul_precision("highest"):
@@ -101,7 +101,7 @@ _ROWS = 3
 
 
 def _tried(part: Policy | Critic, name: str, example: Any) -> Any:
-    """Shapes of what a network returns for a few observations [B, ...]."""
+    """The shapes that a network returns for a few observations [B, ...]."""
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * _ROWS), example)
     key = jax.random.key(0)
     params = jax.eval_shape(part.init, key, example)
@@ -122,7 +122,7 @@ def _require_policy_fits(parts: Parts) -> None:
     if parts.config.curvature == "gauss_newton" and not hasattr(distribution, "fisher_product"):
         raise ValueError(
             f"curvature='gauss_newton' needs fisher_product, which {type(distribution).__name__} "
-            "has not; use TRPOConfig(curvature='hvp')"
+            "lacks; use TRPOConfig(curvature='hvp')"
         )
 
     def outcome(distribution: Any) -> Any:
@@ -145,13 +145,13 @@ def _require_policy_fits(parts: Parts) -> None:
     wanted = jax.eval_shape(lambda: jnp.stack([some_action(space)] * _ROWS))
     if action.shape != wanted.shape:
         raise ValueError(
-            f"policy draws actions of shape {action.shape} for {_ROWS} observations; those of "
+            f"policy draws actions of shape {action.shape} for {_ROWS} observations; actions of "
             f"{space} have shape {wanted.shape}"
         )
 
 
 def _require_critic_fits(parts: Parts) -> None:
-    """Raise `ValueError` unless a critic returns one value per observation."""
+    """Raise `ValueError` unless the critic returns one value per observation."""
     assert parts.critic is not None
     values = _tried(parts.critic, "critic", critic_view(example_observation(parts.env)))
     if getattr(values, "shape", None) != (_ROWS,):

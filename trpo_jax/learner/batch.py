@@ -17,22 +17,22 @@ from trpo_jax.policies.networks import idle_sides, share_of_idle
 from trpo_jax.spaces import critic_view, policy_view
 
 OFF_POLICY_GAP = 0.1
-"""Tolerance for |log π_θ(a|s) − log π_old(a|s)| / (1 + |log π_old(a|s)|): wide enough for products
-in reduced precision, since stale data is told by its version; this is for data that was changed."""
+"""Tolerance for |log π_θ(a|s) − log π_old(a|s)| / (1 + |log π_old(a|s)|). It detects data that was
+changed, and is wide enough for products in reduced precision; the version detects stale data."""
 
 
 class PreparedBatch(NamedTuple):
-    """A batch, and what its preparation learned."""
+    """A batch, and what its preparation found."""
 
     batch: Batch
     raw_advantage: jax.Array
-    """[B]: before normalisation."""
+    """[B]: advantages before normalisation."""
     on_policy_gap: jax.Array
     """Largest relative difference between stored and recomputed log-probabilities."""
     on_policy: jax.Array
-    """bool: the data is of this version of the policy, and the gap no more than rounding."""
+    """bool: the data comes from this policy version, and the gap is within the tolerance."""
     inactive_units: jax.Array
-    """[layers]: share of dead or saturated units per hidden layer of the policy."""
+    """[layers]: fraction of dead or saturated units per hidden layer of the policy."""
 
 
 def prepare_batch(
@@ -42,9 +42,9 @@ def prepare_batch(
     reward: jax.Array,
     hparams: HParams,
 ) -> PreparedBatch:
-    """Everything between the rollout and the policy step; `reward` [T, N] is scaled already.
+    """Everything between the rollout and the policy step; `reward` [T, N] is already scaled.
 
-    Transitions that are not valid get weight 0, advantage 0, and cut the advantage recursion.
+    Invalid transitions get weight 0 and advantage 0, and stop the advantage recursion.
     """
     config = parts.config
     valid = trajectory.valid
@@ -93,7 +93,7 @@ def prepare_batch(
 
 
 def _values(parts: Parts, state: TrainState, obs: Obs, next_obs: Obs):
-    """Values [T, N] of both observations [B, ...], in one call."""
+    """Values [T, N] of both observations [B, ...], from one call."""
     both = jax.tree.map(
         lambda now, later: jnp.stack([now, later], axis=1).reshape(-1, *now.shape[1:]),
         critic_view(obs),
@@ -105,7 +105,7 @@ def _values(parts: Parts, state: TrainState, obs: Obs, next_obs: Obs):
 
 
 def _old_policy(parts: Parts, state: TrainState, obs: Obs, weight: jax.Array):
-    """π_old on the batch, and the share of its units that are idle there, per layer."""
+    """π_old on the batch, and per layer the fraction of units that are idle on it."""
     policy, config = parts.policy, parts.config
 
     def apply(rows):
@@ -120,7 +120,7 @@ def _old_policy(parts: Parts, state: TrainState, obs: Obs, weight: jax.Array):
 
 
 def _advantages(reward, value, next_value, terminated, truncated, hparams, config):
-    """GAE; the target is its λ-return, or the return with λ = 1: Monte-Carlo with bootstrap."""
+    """GAE; the target is its λ-return, or with λ = 1 the Monte-Carlo return with bootstrap."""
     steps = (reward, value, next_value, terminated, truncated)
     advantage, target = gae(*steps, gamma=hparams.gamma, gae_lambda=hparams.gae_lambda)
     if config.value_target == "monte_carlo":
@@ -129,9 +129,9 @@ def _advantages(reward, value, next_value, terminated, truncated, hparams, confi
 
 
 def _normalized(advantage: jax.Array, weight: jax.Array) -> jax.Array:
-    """Zero mean and unit variance; zero if all are equal to rounding.
+    """Advantages with zero mean and unit variance; zero if all are equal up to rounding.
 
-    Not a number if the variance overflows: better a step that says so than one without advantages.
+    NaN if the variance overflows, so that the step reports it instead of using zero advantages.
     """
     mean, deviation = weighted_mean_and_deviation(advantage, weight)
     centred = weight * (advantage - mean)
@@ -142,9 +142,9 @@ def _normalized(advantage: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def _flatten(leaf: jax.Array) -> jax.Array:
-    """[T, N, ...] -> [B, ...]; the one place where time and environments become one axis.
+    """[T, N, ...] -> [B, ...]. Time and environments become one axis only here.
 
-    Environment by environment: those of one device stay together, and none of it moves.
+    Ordered by environment, so that the environments of a device stay together and nothing moves.
     """
     return jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
 

@@ -1,4 +1,4 @@
-"""Episodes and running statistics: how they are kept from step to step and update to update."""
+"""Bookkeeping of episodes and running statistics, from step to step and update to update."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from trpo_jax.learner.types import EpisodeProgress, TrainState, Trajectory
 
 
 def begin_episodes(num_envs: int) -> EpisodeProgress:
-    """Bookkeeping of N episodes that have just begun."""
+    """The progress of N episodes that have just begun."""
     return EpisodeProgress(
         returns=jnp.zeros(num_envs, jnp.float32),
         lengths=jnp.zeros(num_envs, jnp.int32),
@@ -30,14 +30,14 @@ def begin_episodes(num_envs: int) -> EpisodeProgress:
 
 
 def count_step(episodes: EpisodeProgress, step: EnvStep) -> EpisodeProgress:
-    """With the reward of one step of every environment."""
+    """Add one step of every environment to the progress of its episode."""
     largest = jnp.finfo(episodes.returns.dtype).max
     returns = jnp.clip(episodes.returns + finite_or_zero(step.reward), -largest, largest)
     return episodes.replace(returns=returns, lengths=episodes.lengths + 1)
 
 
 def begin_again(episodes: EpisodeProgress, done: jax.Array) -> EpisodeProgress:
-    """Those that are done, [N], start over."""
+    """Start the episodes over where `done` [N]."""
     return episodes.replace(
         returns=jnp.where(done, 0, episodes.returns),
         lengths=jnp.where(done, 0, episodes.lengths),
@@ -46,12 +46,12 @@ def begin_again(episodes: EpisodeProgress, done: jax.Array) -> EpisodeProgress:
 
 
 class ScaledRewards(NamedTuple):
-    """Rewards as the advantages take them, and the books that this needed."""
+    """Rewards scaled for the advantages, and the statistics used for it."""
 
     reward: jax.Array
     """float32 [T, N]."""
     statistics: RunningStatistics
-    """Of the discounted returns, those of this trajectory merged in."""
+    """Statistics of the discounted returns, including this trajectory."""
     discounted: jax.Array
     """[N]: running discounted returns after the last step."""
 
@@ -61,8 +61,8 @@ def scale_rewards(
 ) -> ScaledRewards:
     """Divide rewards by the running deviation of the discounted returns, if configured.
 
-    The statistics include this trajectory: unlike those of the observations they do not enter the
-    policy, so nothing has to stay frozen.
+    The statistics include this trajectory. They do not enter the policy, so unlike those of the
+    observations they need not stay frozen.
     """
     carried = state.actor.episodes.discounted
     if not config.normalize_rewards:
@@ -91,7 +91,7 @@ def record_episodes(episodes: EpisodeProgress, trajectory: Trajectory) -> Episod
 def merge_observations(
     state: TrainState, trajectory: Trajectory, on_policy: jax.Array, config: TRPOConfig
 ) -> RunningStatistics:
-    """Statistics of the observations for the next update; only now, so that they were frozen."""
+    """Statistics of the observations for the next update. Merged at the end: frozen until then."""
     if not config.normalize_observations:
         return state.obs_statistics
     weight = (trajectory.valid & on_policy).astype(jnp.float32)

@@ -17,9 +17,9 @@ class EpisodeStats(NamedTuple):
     """Outcome of evaluation episodes."""
 
     returns: jax.Array
-    """float32 [num_episodes]: undiscounted sum of rewards; not finite if one of them was not."""
+    """float32 [num_episodes]: undiscounted sum of rewards; not finite if a reward was not."""
     lengths: jax.Array
-    """int32 [num_episodes]: steps."""
+    """int32 [num_episodes]: number of steps."""
 
 
 class _Loop(NamedTuple):
@@ -39,11 +39,11 @@ def evaluate(
     deterministic: bool = True,
     max_steps: int | None = None,
 ) -> EpisodeStats:
-    """Play `num_episodes` episodes side by side, each from a fresh initial state to its end.
+    """Play `num_episodes` episodes in parallel, each from a fresh initial state to its end.
 
-    Every episode counts once, so that short ones are not over-represented. Episodes longer than
-    `max_steps` (by default the environment's own limit, else 1000) are cut there. The training
-    environments of `state` are not touched.
+    Every episode counts once, so short ones are not over-represented. Episodes are cut after
+    `max_steps` (by default the environment's own limit, or else 1000). The training environments
+    in `state` are not touched.
     """
     env = parts.env
     limit = max_steps or env.max_episode_steps or DEFAULT_MAX_STEPS

@@ -1,4 +1,4 @@
-"""From a trajectory to the next state: the second half of an update."""
+"""The second half of an update: from a trajectory to the next state."""
 
 from typing import Any
 
@@ -20,9 +20,9 @@ from trpo_jax.spaces import policy_view
 def learn(
     parts: Parts, state: TrainState, trajectory: Trajectory, hparams: HParams
 ) -> tuple[TrainState, UpdateMetrics]:
-    """Improve the policy, fit the critic, merge the statistics; in this order.
+    """Improve the policy, fit the critic and merge the statistics, in this order.
 
-    A trajectory of another policy version changes none of them.
+    A trajectory from another policy version changes none of these.
     """
     config = parts.config
     next_key, step_key, fit_key = jax.random.split(state.key, 3)
@@ -63,7 +63,7 @@ def learn(
 def _guarded_fit(
     parts: Parts, key: jax.Array, state: TrainState, prepared: PreparedBatch, hparams: HParams
 ) -> tuple[Any, Any, ValueFitInfo]:
-    """The value fit; refused if the batch is of another policy, or the result not finite."""
+    """The value fit; rejected if the batch is off-policy or the result is not finite."""
     before = state.value_params, state.value_opt_state
     weight = prepared.batch.weight * prepared.on_policy
     params, fit_state, info = parts.value_fit.apply(

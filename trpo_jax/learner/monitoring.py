@@ -1,4 +1,4 @@
-"""What every update records: the metrics M1–M8 and the alarms that go with them."""
+"""The record of an update: the metrics M1–M8 and their alarms."""
 
 import jax
 import jax.numpy as jnp
@@ -14,49 +14,49 @@ from trpo_jax.policies.distributions import Distribution
 from trpo_jax.solver.info import TrustRegionInfo
 
 KL_SPIKE = 5.0
-"""A candidate with more than this many times max_kl is a spike."""
+"""A candidate whose KL exceeds this multiple of max_kl is a spike."""
 ENTROPY_DROP = 0.05
-"""Nats per action dimension in one update that count as a sharp drop."""
+"""Loss of entropy in one update, in nats per action dimension, that counts as sharp."""
 HIGH_KL = 0.5
-"""Share of max_kl above which the KL counts as high."""
+"""Fraction of max_kl above which the KL counts as high."""
 INACTIVE_UNITS = 0.1
-"""Share of a layer's units above which inactive ones are alarming."""
+"""Fraction of inactive units in a layer that raises the alarm."""
 RETURN_DROP = 0.5
-"""Share of |return| lost from one update to the next that is alarming."""
+"""Fraction of |return| lost from one update to the next that raises the alarm."""
 VALUE_LOSS = 0.01
-"""Share of the mean squared value target below which a rising value loss is only noise."""
+"""Fraction of the mean squared value target below which a rising value loss is noise."""
 
 
 class Alarms(struct.PyTreeNode):
-    """What deserves attention; each a bool."""
+    """What deserves attention, as bools."""
 
     kl_spike: jax.Array
-    """M1: a candidate of the line search had a KL above 5 × max_kl, or one that is not finite."""
+    """M1: a candidate of the line search had a KL above 5 × max_kl, or NaN or infinite."""
     cg_diverged: jax.Array
-    """M2: the residual ended above where it began, or curvature broke down."""
+    """M2: the residual ended above its start, or the curvature broke down."""
     value_fit_failed: jax.Array
     """M3: the value loss rose to over 1 % of the mean squared target, or was not finite."""
     locking_in: jax.Array
     """M5: entropy fell by over 0.05 nats per action dimension with a KL above half of max_kl."""
     inactive_units: jax.Array
-    """M6: over 10 % of the units of some hidden layer are dead or saturated."""
+    """M6: over 10 % of the units of a hidden layer are dead or saturated."""
     return_drop: jax.Array
     """M7: the mean episode return fell by more than half since episodes last ended."""
     off_policy: jax.Array
-    """D1: the batch was not drawn from the policy that was to be improved; step refused."""
+    """D1: the batch was not drawn from the policy to be improved, and the step was refused."""
     invalid_data: jax.Array
-    """Some transitions had values that are not finite; they were left out."""
+    """Some transitions were not finite, or no action was allowed; they were left out."""
 
 
 class UpdateMetrics(struct.PyTreeNode):
-    """What one update reports; under `train` every field has a leading axis of updates.
+    """The report of one update; from `train`, every field has a leading axis of updates.
 
-    The last block is of methods with a trust region; a policy step that reports a `StepInfo` leaves
-    it None.
+    The last block belongs to methods with a trust region; it is None if the policy step reports a
+    `StepInfo`.
     """
 
     status: jax.Array
-    """int32, a `StepStatus`: why the step was taken or not."""
+    """int32, a `StepStatus`: why the step was accepted or rejected."""
     accepted: jax.Array
     """bool: whether the policy changed."""
     kl: jax.Array
@@ -68,9 +68,9 @@ class UpdateMetrics(struct.PyTreeNode):
     entropy: jax.Array
     """Mean entropy of the policy after the update, in nats, on the batch."""
     entropy_change: jax.Array
-    """How much of it is due to the update."""
+    """Change of the mean entropy by the update, in nats."""
     inactive_units: jax.Array
-    """[layers]: share of dead (saturated, for tanh) units per hidden layer of the policy."""
+    """[layers]: fraction of dead (for tanh, saturated) units per hidden layer of the policy."""
     advantage_mean: jax.Array
     """Mean advantage before normalisation."""
     advantage_std: jax.Array
@@ -82,41 +82,41 @@ class UpdateMetrics(struct.PyTreeNode):
     explained_variance: jax.Array
     """1 − Var(target − V) / Var(target), before the fit; 0 if the target is constant."""
     episode_return: jax.Array
-    """Mean undiscounted return of the episodes that ended in this update; if none did, of the last
-    update in which some did; NaN before the first."""
+    """Mean undiscounted return of the episodes that ended in this update; if none did, that of the
+    last update in which some did; NaN before the first."""
     episode_length: jax.Array
     """Mean length of the episodes that ended in this update; NaN if none did."""
     num_episodes: jax.Array
-    """int32: episodes that ended in this update."""
+    """int32: number of episodes that ended in this update."""
     on_policy_gap: jax.Array
     """max |log π_θ(a|s) − log π_old(a|s)| / (1 + |log π_old(a|s)|): rounding, or stale data."""
     valid_fraction: jax.Array
-    """Share of transitions whose values were all finite and whose mask allowed an action."""
+    """Fraction of transitions that were finite and whose mask allowed an action."""
     alarms: Alarms
     """What deserves attention."""
 
     step_fraction: jax.Array | None = None
-    """Share of the full step that was taken; 0 if none was."""
+    """Fraction of the full step that was taken; 0 if rejected."""
     num_backtracks: jax.Array | None = None
-    """int32: times the line search shrank the step."""
+    """int32: how many times the line search shrank the step."""
     candidate_kls: jax.Array | None = None
-    """[max_backtracks + 1]: KL at each candidate of the line search; NaN where none was tried."""
+    """[max_backtracks + 1]: KL at each candidate of the line search; NaN for those not tried."""
     predicted_improvement: jax.Array | None = None
-    """gᵀΔθ: what the linear model predicted for the step taken (the full step if rejected)."""
+    """gᵀΔθ: the linear model's prediction for the step taken (the full step if rejected)."""
     gradient_norm: jax.Array | None = None
     """‖∇ surrogate‖."""
     step_norm: jax.Array | None = None
     """‖Δθ‖ of the full step."""
     damping: jax.Array | None = None
-    """λ of H + λI in this update."""
+    """λ in H + λI."""
     multiplier: jax.Array | None = None
     """Lagrange multiplier √(xᵀ(H + λI)x / 2δ)."""
     cg_iterations: jax.Array | None = None
-    """int32: conjugate gradient iterations."""
+    """int32: conjugate gradient iterations used."""
     cg_residual_norms: jax.Array | None = None
     """[cg_iterations + 1]: residual norms of the solve."""
     cg_breakdown: jax.Array | None = None
-    """bool: non-positive curvature or a value that is not finite within the solve."""
+    """bool: the solve met non-positive curvature, or a NaN or infinite value."""
 
 
 def update_metrics(
@@ -175,7 +175,7 @@ def update_metrics(
 
 
 def _kl_spike(info: StepInfo | TrustRegionInfo, hparams: HParams) -> jax.Array:
-    """Whether a step that was tried had a KL far beyond the trust region, or not a finite one."""
+    """Whether a step that was tried had a KL far beyond the trust region, or not finite."""
     if not isinstance(info, TrustRegionInfo):
         return ~(info.kl <= KL_SPIKE * hparams.max_kl)
     kls = info.candidate_kls

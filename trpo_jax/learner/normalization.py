@@ -1,4 +1,4 @@
-"""Running statistics of observations and returns, and means that take weights."""
+"""Running statistics of observations and returns, and weighted means."""
 
 from typing import Any
 
@@ -14,23 +14,23 @@ _CLIP = 10.0
 
 
 class RunningStatistics(struct.PyTreeNode):
-    """Count, mean and variance of everything seen so far, element by element."""
+    """Count, and elementwise mean and variance, of everything seen so far."""
 
     count: jax.Array
-    """float32 []: examples seen, by weight."""
+    """float32 []: total weight of the examples seen."""
     mean: Any
-    """float32 [*shape]; of a tree the same tree, None in place of what is not floating."""
+    """float32 [*shape]; for a tree the same tree, with None for leaves that are not floating."""
     variance: Any
-    """Likewise; 1 before anything was seen."""
+    """Likewise; 1 before anything is seen."""
 
 
 def init_statistics(shape: tuple[int, ...]) -> RunningStatistics:
-    """Statistics of nothing, of one array; normalising with them only clips to ±10."""
+    """Empty statistics of one array; normalising with them only clips to ±10."""
     return init_tree_statistics(jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 def init_tree_statistics(spec: Any) -> RunningStatistics:
-    """The same for a tree of `ShapeDtypeStruct`; masks and whole numbers are left out."""
+    """Empty statistics of a tree of `ShapeDtypeStruct`; masks and integers are left out."""
 
     def constant(value: float) -> Any:
         return jax.tree.map(
@@ -48,7 +48,7 @@ def update_statistics(
 ) -> RunningStatistics:
     """Merge values, leaves [..., *shape], with weights [...] of the same leading axes.
 
-    Chan, Golub & LeVeque 1979, eq. 2.1. If the result is not finite the old statistics stay.
+    If the result is not finite, the old statistics stay. Chan, Golub & LeVeque 1979, eq. 2.1.
     """
     added = jnp.sum(weight)
     count = statistics.count + added
@@ -83,7 +83,7 @@ def update_statistics(
 def normalize(statistics: RunningStatistics, values: Any) -> Any:
     """(values − mean) / deviation, clipped to ±10; leaves [..., *shape].
 
-    Leaves without statistics, masks and whole numbers, stay as they are.
+    Leaves without statistics (masks and integers) are unchanged.
     """
 
     def standardize(value: jax.Array, mean: Any, variance: Any) -> jax.Array:
@@ -100,16 +100,16 @@ def _is_floating(leaf: Any) -> bool:
 
 
 def scale_by_deviation(statistics: RunningStatistics, values: jax.Array) -> jax.Array:
-    """values / deviation, clipped to ±10: the sign of a reward is kept."""
+    """values / deviation, clipped to ±10. Rewards keep their sign."""
     return jnp.clip(values * jax.lax.rsqrt(statistics.variance + _EPSILON), -_CLIP, _CLIP)
 
 
 def discounted_returns(
     carried: jax.Array, reward: jax.Array, done: jax.Array, gamma: jax.Array | float
 ) -> tuple[jax.Array, jax.Array]:
-    """The running return Rₜ = rₜ + γ Rₜ₋₁ of every environment, [N] and [T, N].
+    """The running return Rₜ = rₜ + γ Rₜ₋₁ of each environment: the last, [N], and all, [T, N].
 
-    It is used first and reset to zero after the step that ends an episode.
+    It is reset to zero after the step that ends an episode.
     """
     chex.assert_rank([carried, reward, done], [1, 2, 2])
     chex.assert_equal_shape([reward, done])
@@ -125,7 +125,7 @@ def discounted_returns(
 def weighted_mean_and_deviation(
     values: jax.Array, weight: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation of values [B] under weights [B]; 0 and 0 for no weight."""
+    """Mean and standard deviation of values [B] with weights [B]; both 0 if all weights are 0."""
     chex.assert_equal_shape([values, weight])
     total = jnp.maximum(jnp.sum(weight), 1e-8)
     mean = jnp.sum(weight * values) / total

@@ -1,4 +1,4 @@
-"""The surrogate objective of TRPO, in the solver's terms."""
+"""TRPO's surrogate objective, as an `Objective` for the solver."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,11 @@ from trpo_jax.spaces import policy_view
 def make_objective(
     policy: Policy, entropy_coef: jax.Array | float, has_fisher_product: bool = True
 ) -> Objective:
-    """The surrogate E[(π/π_old − 1) A] + c (H(π) − H(π_old)) and the metric KL(π_old‖π).
+    """The surrogate E[(π/π_old − 1) A] + c (H(π) − H(π_old)) and the divergence KL(π_old‖π).
 
-    Both are zero at π = π_old; the gradient of the surrogate there is the policy gradient.
-    Schulman et al. 2015, eq. 14, less the constant E[A]. A distribution of the user's need not have
-    a Fisher product.
+    H is the entropy, c `entropy_coef`. Both are zero at π = π_old, where the surrogate's gradient
+    is the policy gradient. Pass has_fisher_product=False if the distribution has no Fisher product.
+    Schulman et al. 2015, eq. 14, minus the constant E[A].
     """
 
     def gain(distribution, batch: Batch) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What an agent is made of: the parts that can be replaced, and the bundle that they travel in."""
+"""The replaceable parts of an agent, and the bundle that is passed around."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,42 +9,42 @@ from trpo_jax.policies.policy import Critic, Policy
 
 
 class PolicyStep(NamedTuple):
-    """A policy improvement. It may carry a state from update to update, such as Adam's."""
+    """A policy improvement. It may carry state from update to update, such as Adam's."""
 
     init: Callable[[Any], Any]
     """policy_params -> step state."""
     apply: Callable[..., tuple[Any, Any, Any]]
     """(key, objective, params, state, batch, hparams, config) -> (params, state, info).
 
-    `objective` is a `trpo_jax.Objective` on `Batch`es; `info` a `StepInfo`, or a
-    `TrustRegionInfo` for a method with a trust region. The state goes on also when `info.accepted`
-    is false: the step decides what a rejection means.
+    `objective` is a `trpo_jax.Objective` on `Batch`es; `info` is a `StepInfo`, or a
+    `TrustRegionInfo` for a method with a trust region. The new state is kept even if
+    `info.accepted` is false: the step decides what a rejection does to it.
     """
 
 
 class ValueFit(NamedTuple):
-    """A regression of the critic. It may carry a state from update to update, such as Adam's."""
+    """A regression of the critic. It may carry state from update to update, such as Adam's."""
 
     init: Callable[[Any], Any]
     """value_params -> fit state."""
     apply: Callable[..., tuple[Any, Any, Any]]
     """(key, predict, params, state, batch, hparams, config) -> (params, state, info).
 
-    `predict(params, batch.critic_obs)` gives values [B], to be fitted to `batch.value_target` under
-    `batch.weight`; `info` is a `ValueFitInfo`. Parameters that are not finite are refused.
+    `predict(params, batch.critic_obs)` gives values [B], to be fitted to `batch.value_target` with
+    weights `batch.weight`; `info` is a `ValueFitInfo`. A result that is not finite is rejected.
     """
 
 
 class Parts(NamedTuple):
-    """The parts of an agent; nothing in it is traced.
+    """The parts of an agent; none is traced.
 
-    Acting needs the first three only, so that `rollout` can be called without the others.
+    Acting needs only the first three, so `rollout` works without the others.
     """
 
     env: Environment
-    """Where it acts."""
+    """The environment it acts in."""
     config: TRPOConfig
-    """Shapes, loop bounds, branches."""
+    """Settings that fix shapes, loop bounds and branches."""
     policy: Policy
     """π."""
     critic: Critic = None  # type: ignore[assignment]
@@ -54,4 +54,4 @@ class Parts(NamedTuple):
     value_fit: ValueFit = None  # type: ignore[assignment]
     """How V is fitted."""
     own: tuple[str, ...] = ()
-    """Which of them were given to `make_trpo` instead of being made from the configuration."""
+    """Names of the parts that were given to `make_trpo` rather than made from the configuration."""

@@ -1,4 +1,4 @@
-"""The policy step as something that can be replaced, and the guard around it."""
+"""The interface of policy steps, and the guard around them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,21 +16,21 @@ from trpo_jax.solver.info import StepStatus, TrustRegionInfo
 
 
 class StepInfo(NamedTuple):
-    """What any policy step reports. A method with a trust region reports a `TrustRegionInfo`,
+    """The report of any policy step. A method with a trust region reports a `TrustRegionInfo`,
     which has these fields too."""
 
     accepted: jax.Array
     """bool: whether the parameters changed."""
     kl: jax.Array
-    """Mean KL(old‖new) on the batch; 0 if the step was rejected."""
+    """Mean KL(old‖new) on the batch; 0 if rejected."""
     improvement: jax.Array | float = 0.0
-    """Surrogate gain on the batch, if the method knows it."""
+    """Surrogate gain on the batch, if the method computes it."""
     status: jax.Array | None = None
-    """int32, a `StepStatus`; None: ACCEPTED or REJECTED."""
+    """int32, a `StepStatus`. None: ACCEPTED or REJECTED, according to `accepted`."""
 
 
 def as_policy_step(step: Callable[..., Any] | PolicyStep) -> PolicyStep:
-    """A plain function as a `PolicyStep` that carries nothing; a `PolicyStep` as it is."""
+    """A plain function as a `PolicyStep` without state; a `PolicyStep` unchanged."""
     if isinstance(step, PolicyStep):
         return step
 
@@ -50,7 +50,7 @@ def as_policy_step(step: Callable[..., Any] | PolicyStep) -> PolicyStep:
 def guarded_step(
     parts: Parts, key: jax.Array, state: TrainState, prepared: PreparedBatch, hparams: HParams
 ) -> tuple[Any, Any, StepInfo | TrustRegionInfo]:
-    """The policy step; refused if the batch is of another policy, or the result not finite."""
+    """The policy step; refused if the batch is off-policy or the result is not finite."""
     has_fisher_product = hasattr(prepared.batch.distribution, "fisher_product")
     params, step_state, info = parts.policy_step.apply(
         key,
@@ -79,11 +79,11 @@ def guarded_step(
 
 
 _ZERO = ("accepted", "step_fraction", "kl", "improvement")
-"""What a refused step reports as zero."""
+"""Fields that a refused step reports as zero."""
 
 
 def _complete(info: Any) -> Any:
-    """The record of a step with all its fields as arrays."""
+    """The report of a step, with all fields as arrays."""
     if not isinstance(info, TrustRegionInfo | StepInfo):
         raise ValueError(f"the policy step must return a StepInfo or TrustRegionInfo; got {info!r}")
     if info.status is None:

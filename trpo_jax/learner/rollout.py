@@ -1,4 +1,4 @@
-"""Rollouts: scan the policy through vmapped environments."""
+"""Rollouts: a scan of the policy through vmapped environments."""
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,13 @@ def rollout(
 ) -> tuple[TrainState, Trajectory]:
     """Step N environments T times with the policy of `state`, resetting those that end.
 
-    Returns the state with environments, episodes and key moved on, and what was recorded,
-    [T, N, ...]. Observations are normalised with statistics that stay as they are; parameters
-    and statistics are not touched. Initial states come from a pool drawn afresh for every rollout.
+    Returns the state with new environments, episodes and key, and the trajectory [T, N, ...].
+    Parameters and statistics do not change. Initial states come from a pool that is drawn again
+    for every rollout.
     """
     parts = Parts(env, config, policy)
     num_steps, num_envs, share = config.num_steps, config.num_envs, _pool_share(env, config)
-    # One split for all of them: every call of the random generator costs time to compile.
+    # One split for all keys: each call of the random generator costs compile time.
     ends = np.cumsum([1, share * num_envs, num_steps, config.batch_size])
     keys = jax.random.split(state.key, ends[-1])
     next_key, pool_keys, action_keys, step_keys = jnp.split(keys, ends[:-1])
@@ -70,12 +70,11 @@ def rollout(
 
 
 def _pool_share(env: Environment, config: TRPOConfig) -> int:
-    """How many initial states per environment, drawn all at once, one rollout begins episodes from.
+    """Number of initial states per environment that are drawn for one rollout, all at once.
 
-    One for each of its steps, as far as 65,536 in all go; where a reset is dear, one for every 16
-    steps; at least 8, or one per step. None is used twice unless an environment ends more episodes
-    in a rollout than its share has states. This is many times cheaper than a reset within every
-    step.
+    One per step, up to 65,536 in total; one per 16 steps if a reset is costly; but at least 8, or
+    one per step. A state is used twice only if an environment ends more episodes in a rollout than
+    it has states. This is many times cheaper than a reset within every step.
     """
     share = min(config.num_steps, _MAX_POOL // config.num_envs)
     if env.costly_reset:
@@ -84,9 +83,9 @@ def _pool_share(env: Environment, config: TRPOConfig) -> int:
 
 
 def _from_pool(pool, num_begun: jax.Array):
-    """A state per environment from a pool [share, N, ...]; each goes through its own column.
+    """One state per environment from a pool [share, N, ...]; each walks through its own column.
 
-    Written so that environments which lie on another device are never asked.
+    Written so that no environment needs data from another device.
     """
     share = jnp.asarray(jax.tree.leaves(pool)[0].shape[0], num_begun.dtype)
     row = (num_begun % share).astype(jnp.int32)

@@ -1,8 +1,8 @@
-"""A training state on several devices: its environments spread, all the rest on every one of them.
+"""A training state on several devices: environments split, everything else replicated.
 
-The program does not change. What is summed over the batch (gradient, curvature products, surrogate,
-KL, statistics) is summed over all devices by the compiler; what comes of it (parameters, conjugate
-gradients, the decision of the line search) is the same on each of them.
+The program does not change. The compiler turns sums over the batch (gradient, curvature products,
+surrogate, KL, statistics) into sums over all devices. What follows from them (parameters, conjugate
+gradients, the decision of the line search) is the same on every device.
 """
 
 from typing import Any
@@ -17,17 +17,17 @@ from trpo_jax.learner.types import TrainState
 def shard_state(state: TrainState, mesh: Mesh) -> TrainState:
     """Put a state on the devices of a mesh; all functions of its agent then run on all of them.
 
-    Environments, [N, ...], are spread in equal parts; parameters, statistics and keys are on
-    every device. Of many states side by side, as `vmap` makes them, [lanes, ...], each device gets
-    its part of the lanes instead, whole. Raises `ValueError` if the parts would not be equal.
-    With several processes each of them passes the same state and a mesh of all their devices.
+    Environments, [N, ...], are split into equal parts; parameters, statistics and keys are
+    replicated on every device. For a batch of states from `vmap`, [lanes, ...], each device gets
+    its share of whole lanes instead. Raises `ValueError` if the parts would not be equal.
+    With several processes, each passes the same state and a mesh of all their devices.
     """
     return jax.tree.map(_put, state, state_shardings(state, mesh))
 
 
 def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
-    """The sharding of every leaf of a state, or of its shapes, as `shard_state` places it."""
-    # Placement is the compiler's choice here: explicit axes would ask for it at every operation.
+    """The sharding that `shard_state` gives to every leaf of a state (or of its shapes)."""
+    # The compiler chooses the placement: explicit axes would need it at every operation.
     mesh = Mesh(mesh.devices, mesh.axis_names)
     whole = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
@@ -43,7 +43,7 @@ def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
 def _put(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
     if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.device_put(leaf, sharding)
-    # Keys themselves cannot be put on devices of other processes; their data can.
+    # Keys cannot be put on devices of other processes, but their data can.
     data = jax.device_put(jax.random.key_data(leaf), sharding)
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
 
@@ -53,7 +53,7 @@ def _everywhere(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def require_equal_parts(name: str, number: int, mesh: Mesh) -> None:
-    """Raise `ValueError` unless a number divides over the devices of a mesh."""
+    """Raise `ValueError` unless the devices of a mesh divide `number`."""
     if number % mesh.size:
         usable = [size for size in range(mesh.size, 0, -1) if number % size == 0]
         more = -(-number // mesh.size) * mesh.size

@@ -30,15 +30,14 @@ _DEFAULTS = HParams()
 
 
 class Agent(NamedTuple):
-    """The functions that make up an agent. All pure, all compiled on first use.
+    """The functions that make up an agent. All are pure and compile on first use.
 
-    They compose with `jit`, `vmap`, `scan` and sharding. `policy` and `critic` are there for
-    whoever wants to look inside.
+    They compose with `jit`, `vmap`, `scan` and sharding.
     """
 
     init: Callable[..., TrainState]
-    """(key, policy_params=None, value_params=None) -> state, with parameters drawn unless they are
-    given. Safe under `vmap`."""
+    """(key, policy_params=None, value_params=None) -> state; parameters not given are drawn. Safe
+    under `vmap`."""
     update: Callable[..., tuple[TrainState, UpdateMetrics]]
     """(state, hparams) -> (state, metrics): rollout, advantages, policy step, value fit."""
     train: Callable[..., tuple[TrainState, UpdateMetrics]]
@@ -50,13 +49,13 @@ class Agent(NamedTuple):
     rollout: Callable[[TrainState], tuple[TrainState, Trajectory]]
     """state -> (state, trajectory): the first half of `update`."""
     learn: Callable[..., tuple[TrainState, UpdateMetrics]]
-    """(state, trajectory, hparams) -> (state, metrics): the second half. Stale data is refused."""
+    """(state, trajectory, hparams) -> (state, metrics): the second half. Refuses stale data."""
     policy: Policy
     """The policy network as functions."""
     critic: Critic
     """The value network as functions."""
     parts: Parts
-    """Everything that the agent is made of."""
+    """All parts of the agent."""
 
 
 def make_trpo(
@@ -70,14 +69,13 @@ def make_trpo(
 ) -> Agent:
     """Build an agent for an environment.
 
-    What is not given is made from the configuration: the networks from `hidden_sizes` and the
+    Parts that are not given come from the configuration: the networks from `hidden_sizes` and the
     spaces, the policy step from `algorithm`, the value fit from `value_optimizer`.
-    `policy_step(objective, params, batch, hparams, config) -> (params, info)` is the policy
-    improvement, and `info` a `StepInfo` or `TrustRegionInfo`; a `PolicyStep` may keep a state and
-    draws its own random numbers, and a `ValueFit` likewise. `policy_from_flax` and
-    `critic_from_flax` make networks of flax modules. The same arguments return the same agent, so
-    that calling again compiles nothing anew. Raises `ValueError` if the environment does not keep
-    the promises of `Environment`, or a part does not fit it.
+    `policy_step(objective, params, batch, hparams, config) -> (params, info)` improves the policy;
+    `info` is a `StepInfo` or `TrustRegionInfo`. A `PolicyStep` may also carry state and draw random
+    numbers, and so may a `ValueFit`. `policy_from_flax` and `critic_from_flax` wrap flax modules.
+    The same arguments return the same agent, so calling again compiles nothing. Raises `ValueError`
+    if the environment does not satisfy the interface `Environment`, or if a part does not fit it.
     """
     check_is_environment(env)
     if not isinstance(config, TRPOConfig):
@@ -89,8 +87,8 @@ def make_trpo(
     ):  # fmt: skip
         if not isinstance(part, kind | None):
             raise ValueError(
-                f"{name}={part!r} must be a trpo_jax.{kind.__name__}; of a flax module "
-                "policy_from_flax and critic_from_flax make one"
+                f"{name}={part!r} must be a trpo_jax.{kind.__name__}; wrap a flax module with "
+                "policy_from_flax or critic_from_flax"
             )
     own_step = None if policy_step is trust_region_step else policy_step
     return build_agent(env, config, own_step, policy, critic, value_fit)
@@ -105,7 +103,7 @@ def build_agent(
     critic: Critic | None = None,
     value_fit: ValueFit | None = None,
 ) -> Agent:
-    """`make_trpo` without its checks; `build_agent.cache_clear()` forgets the agents so far."""
+    """`make_trpo` without its checks; `build_agent.cache_clear()` drops the cached agents."""
     parts = assemble(env, config, policy_step, policy, critic, value_fit)
     act = jax.jit(functools.partial(acting.act, parts), static_argnames="deterministic")
     play = jax.jit(
@@ -129,7 +127,7 @@ def build_agent(
     def init(key: jax.Array, policy_params: Any = None, value_params: Any = None) -> TrainState:
         return compiled_init(_typed(key), policy_params, value_params)
 
-    # Hyperparameters go in as float32 arrays: one program for Python numbers and arrays alike.
+    # Hyperparameters become float32 arrays: one program for Python numbers and arrays alike.
     def learn_from(state: TrainState, trajectory: Trajectory, hparams: HParams = _DEFAULTS):
         _check_batch(state, parts)
         return compiled_learn(state, trajectory, _scalars(hparams))
@@ -168,7 +166,7 @@ def _act(
 
 
 def _as_arrays(obs: Any) -> Any:
-    """Lists of numbers as arrays; trees of arrays as they are."""
+    """Lists of numbers as one array; other trees leaf by leaf."""
     return jnp.asarray(obs) if isinstance(obs, list) else jax.tree.map(jnp.asarray, obs)
 
 
@@ -187,7 +185,7 @@ def _evaluate(
 
 
 def _typed(key: Any) -> jax.Array:
-    """A key of `jax.random.key`; one of the older `PRNGKey` is converted."""
+    """A typed key; one from the older `PRNGKey` is converted."""
     dtype = getattr(key, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return key
@@ -197,7 +195,7 @@ def _typed(key: Any) -> jax.Array:
 
 
 def _check_batch(state: TrainState, parts: Parts) -> None:
-    """Raise `ValueError` unless a state has as many environments as the configuration."""
+    """Raise `ValueError` unless the state's observations have this agent's shapes."""
     spec, num_envs = observation_spec(parts.env), parts.config.num_envs
     shapes = jax.tree.map(jnp.shape, state.actor.obs)
     wanted = jax.tree.map(lambda leaf: (num_envs, *leaf.shape), spec)
@@ -209,7 +207,7 @@ def _check_batch(state: TrainState, parts: Parts) -> None:
 
 
 def _scalars(hparams: HParams) -> HParams:
-    """Hyperparameters as scalar arrays. Raises `ValueError` if they are for a `vmap` around."""
+    """Hyperparameters as scalar arrays. Raises `ValueError` if they have a leading axis."""
     if not isinstance(hparams, HParams):
         raise ValueError(f"hparams={hparams!r} must be an HParams")
     arrays = hparams.as_arrays()
@@ -247,7 +245,7 @@ def _init(parts: Parts, key: jax.Array, policy_params: Any, value_params: Any) -
 
 
 def _given_or_drawn(name: str, given: Any, draw: Any, key: jax.Array, example: Any) -> Any:
-    """Parameters of a network, from somewhere else if they are given."""
+    """A network's parameters: those given, checked, or else new ones."""
     if given is None:
         return draw(key, example)
     wanted = jax.eval_shape(draw, key, example)

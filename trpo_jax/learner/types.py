@@ -1,4 +1,4 @@
-"""What flows through the program. T steps, N environments, B = T · N transitions."""
+"""The data types of the learner. T steps, N environments, B = T · N transitions."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from trpo_jax.spaces import critic_view
 
 
 class EpisodeProgress(struct.PyTreeNode):
-    """How far each environment's current episode is, and what the last ones returned."""
+    """Progress of each environment's current episode, and the last mean return."""
 
     returns: jax.Array
     """float32 [N]: undiscounted reward so far."""
@@ -20,57 +20,57 @@ class EpisodeProgress(struct.PyTreeNode):
     discounted: jax.Array
     """float32 [N]: running discounted return, for reward normalisation."""
     num_begun: jax.Array
-    """uint32 [N]: episodes that each environment has begun, modulo 2³²."""
+    """uint32 [N]: number of episodes begun in each environment, modulo 2³²."""
     last_mean_return: jax.Array
-    """float32: mean return of the episodes that ended in the last update in which any did."""
+    """float32: mean return in the last update in which any episode ended."""
     any_ended: jax.Array
-    """bool: whether an episode has ended at all."""
+    """bool: whether any episode has ended yet."""
 
 
 class ActorState(struct.PyTreeNode):
-    """Where the environments stand: what acting moves on, and learning does not."""
+    """The state of the environments: acting changes it, learning does not."""
 
     env_state: Any
     """States of the environments, [N, ...]."""
     obs: Obs
-    """What they show, not normalised, leaves [N, ...]."""
+    """Their current observations, not normalised; leaves [N, ...]."""
     episodes: EpisodeProgress
-    """Bookkeeping of the episodes in progress."""
+    """Progress of the current episodes."""
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that a run is: immutable, a pytree, with the same types after every update."""
+    """The complete state of a run: an immutable pytree that keeps its types in every update."""
 
     key: jax.Array
-    """Random key for the updates to come."""
+    """Random key for future updates."""
     num_updates: jax.Array
-    """int32: updates done. Environment steps are this times B: no counter of them overflows."""
+    """int32: updates done. Environment steps are this times B, so no step counter can overflow."""
     policy_params: Any
     """Parameters of π."""
     value_params: Any
     """Parameters of V."""
     value_opt_state: Any
-    """What the value fit carries from update to update: Adam's state; () for L-BFGS."""
+    """State of the value fit: Adam's, or () for L-BFGS."""
     policy_step_state: Any
-    """What the policy step carries from update to update; () for TRPO with a fixed damping."""
+    """State of the policy step; () for TRPO with fixed damping."""
     obs_statistics: RunningStatistics
-    """Of the observations up to the last update; leaves shaped like one observation."""
+    """Statistics of the observations up to the last update; leaves shaped like one observation."""
     return_statistics: RunningStatistics
-    """Of the running discounted return; leaves []."""
+    """Statistics of the running discounted return; leaves []."""
     actor: ActorState
     """Environments, observations, episodes."""
 
 
 class Trajectory(struct.PyTreeNode):
-    """What a rollout recorded, time first."""
+    """The record of a rollout, time first."""
 
     policy_version: jax.Array
     """int32 [T, N]: `num_updates` of the policy that acted; learning refuses any other version."""
     obs: Obs
-    """Leaves [T, N, ...] in the environment's types, not normalised. Values that are not finite
-    are replaced by 0."""
+    """Leaves [T, N, ...] in the environment's types, not normalised; NaN and ±∞ are replaced by
+    0."""
     next_obs: Obs
-    """The same, after the action and *before* any automatic reset."""
+    """The same after the action, *before* any automatic reset."""
     action: jax.Array
     """[T, N] or [T, N, dimensions]: as sampled, before clipping or squashing."""
     log_prob: jax.Array
@@ -78,14 +78,14 @@ class Trajectory(struct.PyTreeNode):
     distribution: Any
     """The `Distribution` π_old(·|obs), leaves [T, N, ...]."""
     reward: jax.Array
-    """float32 [T, N], not normalised. Values that are not finite are replaced by 0."""
+    """float32 [T, N], not normalised; NaN and ±∞ are replaced by 0."""
     terminated: jax.Array
-    """bool [T, N]: ended in a terminal state, whose value is 0."""
+    """bool [T, N]: the episode ended in a terminal state, whose value is 0."""
     truncated: jax.Array
-    """bool [T, N]: cut off, and not terminated; the value of next_obs goes on."""
+    """bool [T, N]: the episode was cut off without terminating; next_obs keeps its value."""
     valid: jax.Array
-    """bool [T, N]: observation, reward and next observation were finite, and the mask of the
-    observation allowed an action. Others never count."""
+    """bool [T, N]: observation, reward and next observation were finite, and the observation's mask
+    allowed an action. Invalid transitions never count."""
     episode_return: jax.Array
     """float32 [T, N]: undiscounted reward of the episode up to and including this step."""
     episode_length: jax.Array
@@ -99,26 +99,26 @@ class Batch(struct.PyTreeNode):
     """
 
     obs: Obs
-    """As the networks see it, [B, ...]: normalised by the statistics that the rollout used. The
-    policy and the critic each take their part."""
+    """Observations as the networks see them, [B, ...], normalised with the statistics of the
+    rollout. Policy and critic each take their part."""
     action: jax.Array
     """[B] or [B, dimensions]."""
     distribution: Any
-    """π_old(·|obs), computed from the parameters at hand."""
+    """π_old(·|obs), recomputed from the current parameters."""
     log_prob: jax.Array
-    """float32 [B]: log π_old(action|obs), likewise."""
+    """float32 [B]: log π_old(action|obs), recomputed likewise."""
     entropy: jax.Array
     """float32 [B]: entropy of π_old(·|obs)."""
     advantage: jax.Array
-    """float32 [B], normalised if the configuration says so."""
+    """float32 [B], normalised if configured."""
     value: jax.Array
     """float32 [B]: V(obs) before the fit."""
     value_target: jax.Array
     """float32 [B]."""
     weight: jax.Array
-    """float32 [B]: 1 for valid transitions, 0 for others."""
+    """float32 [B]: 1 for valid transitions, 0 for invalid ones."""
 
     @property
     def critic_obs(self) -> Obs:
-        """What the critic sees of `obs`."""
+        """The part of `obs` that the critic sees."""
         return critic_view(self.obs)

@@ -18,18 +18,18 @@ _OPTIMIZER = optax.scale_by_adam()
 
 
 class ValueFitInfo(NamedTuple):
-    """What happened in a value fit."""
+    """The report of a value fit."""
 
     loss_before: jax.Array
     """Mean squared error on the batch before the fit."""
     loss_after: jax.Array
-    """The same after it; equal to `loss_before` if the fit was rejected."""
+    """The same after the fit; equal to `loss_before` if the fit was rejected."""
     accepted: jax.Array
-    """bool: the fitted critic is finite and was kept."""
+    """bool: whether the fitted critic was kept."""
 
 
 def init_value_optimizer(params: Any) -> Any:
-    """State of Adam, which goes on from fit to fit; L-BFGS has none."""
+    """Adam's initial state, which is carried from fit to fit."""
     return _OPTIMIZER.init(params)
 
 
@@ -49,9 +49,9 @@ def fit_value(
     """Minimise Σ w (V(obs) − target)² / Σ w by Adam over shuffled minibatches.
 
     `apply(params, obs)` gives values [B]; `obs` is an array or a tree of [B, ...], `target` and
-    `weight` are [B]; `minibatch_size` divides B. The optimiser goes on from `opt_state`. If
-    anything in the outcome is not finite, or nothing has weight, parameters and optimiser stay as
-    they were. Returns (params, opt_state, `ValueFitInfo`). Kingma & Ba 2015.
+    `weight` are [B]; `minibatch_size` must divide B. The optimiser continues from `opt_state`. If
+    the result is not finite, or all weights are 0, parameters and optimiser state are unchanged.
+    Returns (params, opt_state, `ValueFitInfo`). Kingma & Ba 2015.
     """
     target = _checked_target(apply, params, obs, target, weight)
     batch_size = target.shape[0]
@@ -77,9 +77,9 @@ def fit_value(
         return (current, optimizer, trees.take(shuffled, reshuffle)), None
 
     # Two sorts serve all epochs: if σ and τ are random permutations, so is τ ∘ σᵉ for every e.
-    # The first shuffle collects a table that is spread over devices; from then on none of them
-    # has to ask another, which for minibatches of some hundred rows costs less than a sum over
-    # devices in each of some hundred steps.
+    # The first shuffle collects a table that is split over devices; after that no device needs
+    # another. With minibatches of some hundred rows this costs less than a sum over devices in
+    # each of some hundred steps.
     first_order, reshuffle = jnp.argsort(jax.random.bits(key, (2, batch_size)), axis=-1)
     carry = (params, opt_state, trees.take(table, first_order))
     (fitted, optimizer, _), _ = jax.lax.scan(epoch, carry, length=num_epochs)
@@ -101,10 +101,11 @@ def fit_value_lbfgs(
 ) -> tuple[Any, ValueFitInfo]:
     """Minimise Σ w (V(obs) − target)² / Σ w by L-BFGS on the whole batch.
 
-    Arguments as those of `fit_value`. Every fit begins without a memory of curvature: that of the
-    last one belongs to other targets. Step lengths satisfy the strong Wolfe conditions. If the
-    outcome is not finite or its loss is higher, or nothing has weight, the parameters stay.
-    Returns (params, `ValueFitInfo`). Liu & Nocedal 1989; the authors of TRPO fitted theirs so.
+    Arguments are as in `fit_value`. Every fit starts with an empty curvature memory, because that
+    of the last fit belongs to other targets. Step lengths satisfy the strong Wolfe conditions. If
+    the result is not finite or its loss is higher, or all weights are 0, the parameters are
+    unchanged. Returns (params, `ValueFitInfo`). Liu & Nocedal 1989; the authors of TRPO used
+    L-BFGS too.
     """
     target = _checked_target(apply, params, obs, target, weight)
     require_whole_number("num_iterations", num_iterations, smallest=0)
@@ -136,7 +137,7 @@ def fit_value_lbfgs(
 def _checked_target(
     apply: Apply, params: Any, obs: Obs, target: jax.Array, weight: jax.Array
 ) -> jax.Array:
-    """The targets, 0 where they do not count: there they need not be finite.
+    """The targets, with 0 where the weight is 0: there they need not be finite.
 
     Raises `ValueError` unless there are B values, targets and weights for B observations.
     """
@@ -158,10 +159,10 @@ def _loss(params: Any, apply: Apply, obs: Obs, target: jax.Array, weight: jax.Ar
 
 
 def _pack(obs: Obs, target: jax.Array, weight: jax.Array) -> tuple[Any, Callable[[Any], tuple]]:
-    """(table, others) with leaves [B, ...] to be shuffled, and the way back from some rows of them.
+    """(table, others), leaves [B, ...] to be shuffled, and the inverse for a subset of rows.
 
-    Everything of one floating type stands side by side in one table, so that shuffling is one
-    gather. Other leaves, such as images of bytes, stay as they are.
+    All leaves of the floating type are packed side by side in one table, so that shuffling is one
+    gather. Other leaves, such as uint8 images, stay separate.
     """
     leaves = jax.tree.leaves((obs, target, weight))
     structure: Any = jax.tree.structure((obs, target, weight))
