@@ -1,7 +1,7 @@
-"""TRPO for JAX: pure functions that thread an immutable `TrainState`, one compiled program.
+"""TRPO for JAX: pure functions of an immutable `TrainState`, compiled to one program.
 
-The public names are listed in `__init__.pyi`. Each is imported when it is first used, so that
-`import trpo_jax` costs next to nothing and pulls in no environment suite.
+The public names are listed in `__init__.pyi`. Each is imported on first use, so
+`import trpo_jax` is cheap and loads no environment suite.
 """
 
 import lazy_loader

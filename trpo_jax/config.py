@@ -1,4 +1,4 @@
-"""Settings: `TRPOConfig` is static, `HParams` is traced. Nothing is ambiguous between the two."""
+"""Settings. Every setting is either static (`TRPOConfig`) or traced (`HParams`)."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from trpo_jax.common.checks import is_whole_number
 
 
 def _setting(default: Any, help: str, check: Callable[[Any], Any] | None = None, want: str = ""):
-    """A dataclass field with its help text and its validity test beside it."""
+    """A dataclass field with its help text and its validity check."""
     return field(default=default, metadata={"help": help, "check": check, "want": want})
 
 
@@ -47,47 +47,47 @@ _OPEN_UNIT = (lambda x: (x > 0) & (x < 1), "a number strictly between 0 and 1")
 
 @dataclasses.dataclass(frozen=True)
 class TRPOConfig:
-    """Whatever fixes a shape, a loop bound or a branch. Frozen and hashable.
+    """Static settings: all that fixes a shape, a loop bound or a branch. Frozen and hashable.
 
-    The defaults are those of the TRPO and GAE papers and of their careful reimplementations:
-    64 × 64 tanh networks, 10 conjugate gradient iterations, 10 epochs of value regression.
-    Raises `ValueError` on construction if a field has a value that cannot work.
+    The defaults follow the TRPO and GAE papers and careful reimplementations of them: 64 × 64 tanh
+    networks, 10 conjugate gradient iterations, 10 epochs of value regression.
+    Raises `ValueError` on construction if a value cannot work.
     """
 
-    num_envs: int = _setting(8, "environments stepped side by side (N)", *_at_least(1))
-    num_steps: int = _setting(256, "steps of each environment per update (T)", *_at_least(1))
+    num_envs: int = _setting(8, "number of environments stepped in parallel (N)", *_at_least(1))
+    num_steps: int = _setting(256, "steps per environment and update (T)", *_at_least(1))
 
     algorithm: Literal["trpo", "trpo_adaptive_damping"] = _setting(
         "trpo",
-        "the policy step; trpo_adaptive_damping changes the damping from update to update by "
-        "predicted against actual improvement",
+        "the policy step; trpo_adaptive_damping adapts the damping from update to update by the "
+        "ratio of actual to predicted improvement",
     )
 
     hidden_sizes: tuple[int, ...] = _setting(
         (64, 64),
-        "widths of the hidden layers, of policy and critic alike",
+        "widths of the hidden layers of policy and critic",
         _are_sizes,
         "a tuple of whole numbers >= 1",
     )
     critic_hidden_sizes: tuple[int, ...] | None = _setting(
         None,
-        "widths of the critic's hidden layers; none: as those of the policy",
+        "widths of the critic's hidden layers; none: those of the policy",
         _are_sizes,
         "None or a tuple of whole numbers >= 1",
     )
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "silu", "gelu"] = _setting(
-        "tanh", "non-linearity of the hidden layers"
+        "tanh", "activation function of the hidden layers"
     )
     network: Literal["auto", "mlp", "cnn"] = _setting(
-        "auto", "network body; auto takes a CNN for observations [height, width, channels]"
+        "auto", "network body; auto uses a CNN for observations [height, width, channels]"
     )
     action_bounds: Literal["clip", "tanh"] = _setting(
-        "clip", "how an unbounded Gaussian action is brought into a Box at the environment's door"
+        "clip", "how an unbounded Gaussian action is mapped into a Box before the environment"
     )
 
     initial_log_std: float = _setting(
         0.0,
-        "logarithm of the first standard deviation of a Gaussian policy",
+        "log of the initial standard deviation of a Gaussian policy",
         lambda value: abs(value) <= 15,  # beyond, float32 rounds an action to its mean
         "between -15 and 15",
     )
@@ -98,40 +98,50 @@ class TRPOConfig:
     curvature: Literal["gauss_newton", "hvp"] = _setting(
         "gauss_newton", "product with the Fisher matrix: Jᵀ F J v, or jvp of grad of the mean KL"
     )
-    cg_iterations: int = _setting(10, "upper bound on conjugate gradient iterations", *_at_least(1))
+    cg_iterations: int = _setting(
+        10, "maximum number of conjugate gradient iterations", *_at_least(1)
+    )
     solver_dtype: Literal["float32", "float64"] = _setting(
         "float32", "precision of curvature products and conjugate gradients"
     )
     chunk_size: int | None = _setting(
         None,
-        "examples per micro-batch in all passes over the whole batch: gradient, curvature, line "
-        "search, values, L-BFGS (to bound memory)",
+        "examples per micro-batch, to bound memory, in every pass over the whole batch: gradient, "
+        "curvature, line search, values, L-BFGS",
         lambda size: size is None or size >= 1,
         "None or a whole number >= 1",
     )
-    line_search: bool = _setting(True, "backtrack until KL ≤ max_kl; without: natural gradient")
-    max_backtracks: int = _setting(10, "times the step may be shrunk", *_at_least(0))
+    line_search: bool = _setting(True, "backtrack until KL ≤ max_kl; off: natural policy gradient")
+    max_backtracks: int = _setting(
+        10, "maximum number of times the line search shrinks the step", *_at_least(0)
+    )
 
     value_optimizer: Literal["adam", "lbfgs"] = _setting(
-        "adam", "of the value fit: Adam over minibatches, or L-BFGS on the whole batch"
+        "adam", "optimiser of the value fit: Adam on minibatches, or L-BFGS on the whole batch"
     )
-    value_epochs: int = _setting(10, "passes over the batch per value fit by Adam", *_at_least(0))
-    value_iterations: int = _setting(10, "iterations per value fit by L-BFGS", *_at_least(0))
+    value_epochs: int = _setting(10, "passes over the batch per value fit with Adam", *_at_least(0))
+    value_iterations: int = _setting(10, "iterations per value fit with L-BFGS", *_at_least(0))
     value_minibatch_size: int | None = _setting(
         None,
-        "examples per step of the value fit; none takes the divisor of the batch nearest to 128, "
-        "but at least 32",
+        "examples per gradient step of the value fit; none: the divisor of the batch size nearest "
+        "to 128, but at least 32",
         lambda size: size is None or size >= 1,
         "None or a whole number >= 1",
     )
     value_target: Literal["lambda_return", "monte_carlo"] = _setting(
         "lambda_return",
-        "what the critic regresses on: advantage + value, or discounted return with bootstrap",
+        "regression target of the critic: advantage + value, or discounted return with bootstrap",
     )
 
-    normalize_observations: bool = _setting(False, "standardise observations by running statistics")
-    normalize_rewards: bool = _setting(False, "divide rewards by the running deviation of returns")
-    normalize_advantages: bool = _setting(True, "zero mean and unit variance per batch")
+    normalize_observations: bool = _setting(
+        False, "standardise observations with running statistics"
+    )
+    normalize_rewards: bool = _setting(
+        False, "divide rewards by the running standard deviation of returns"
+    )
+    normalize_advantages: bool = _setting(
+        True, "scale advantages to zero mean and unit variance per batch"
+    )
 
     def __post_init__(self):
         for name in ("hidden_sizes", "critic_hidden_sizes"):
@@ -168,7 +178,7 @@ class TRPOConfig:
         return usable[0] if usable else self.batch_size
 
     def replace(self, **changes) -> Self:
-        """A copy with some fields changed, validated again."""
+        """A validated copy with some fields changed."""
         _check_names(type(self), changes)
         return dataclasses.replace(self, **changes)
 
@@ -176,22 +186,29 @@ class TRPOConfig:
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class HParams:
-    """Whatever is only a number: a sweep may vary it without compiling again.
+    """Traced settings: numbers that a sweep can vary without recompiling.
 
     A pytree. Every field is a scalar, or an array with a leading axis when `vmap` runs a sweep.
-    Raises `ValueError` on construction if a concrete value cannot work; traced values pass.
+    Raises `ValueError` on construction if a concrete value cannot work; traced values are not
+    checked.
     """
 
-    max_kl: float = _setting(0.01, "trust region: bound δ on the mean KL of an update", *_POSITIVE)
-    gamma: float = _setting(0.99, "discount γ", *_UNIT)
-    gae_lambda: float = _setting(0.95, "λ of generalised advantage estimation", *_UNIT)
-    cg_damping: float = _setting(0.1, "multiple of the identity added to H", *_NON_NEGATIVE)
-    cg_tol: float = _setting(1e-8, "conjugate gradients stop at ‖r‖ ≤ tol · ‖g‖", *_BELOW_ONE)
-    backtrack_factor: float = _setting(0.8, "shrinkage β of the line search", *_OPEN_UNIT)
-    accept_ratio: float = _setting(
-        0.0, "least share of the predicted improvement that a step must achieve", *_UNIT
+    max_kl: float = _setting(
+        0.01, "trust region: bound δ on the mean KL of an update, in nats", *_POSITIVE
     )
-    entropy_coef: float = _setting(0.0, "weight of the entropy in the surrogate", *_NON_NEGATIVE)
+    gamma: float = _setting(0.99, "discount factor γ", *_UNIT)
+    gae_lambda: float = _setting(0.95, "λ of generalised advantage estimation", *_UNIT)
+    cg_damping: float = _setting(0.1, "damping λ: H + λI is solved instead of H", *_NON_NEGATIVE)
+    cg_tol: float = _setting(1e-8, "conjugate gradients stop at ‖r‖ ≤ tol · ‖g‖", *_BELOW_ONE)
+    backtrack_factor: float = _setting(
+        0.8, "factor β by which the line search shrinks the step", *_OPEN_UNIT
+    )
+    accept_ratio: float = _setting(
+        0.0, "fraction of the predicted improvement that a step must achieve", *_UNIT
+    )
+    entropy_coef: float = _setting(
+        0.0, "weight of the entropy bonus in the surrogate", *_NON_NEGATIVE
+    )
     value_learning_rate: float = _setting(1e-3, "Adam's step size in the value fit", *_POSITIVE)
 
     def __post_init__(self):
@@ -208,13 +225,13 @@ class HParams:
             _check_value(spec, concrete.astype(np.float64), shown=value)
 
     def replace(self, **changes) -> Self:
-        """A copy with some fields changed, validated again."""
+        """A validated copy with some fields changed."""
         _check_names(type(self), changes)
         return dataclasses.replace(self, **changes)
 
     @classmethod
     def stack(cls, settings: Sequence["HParams"]) -> "HParams":
-        """One `HParams` whose fields have a leading axis, ready for `vmap` over the settings."""
+        """One `HParams` whose fields have a leading axis, for `vmap` over the settings."""
         if not settings:
             raise ValueError("settings=[] is empty; stack at least one HParams")
         if strange := [each for each in settings if not isinstance(each, cls)]:
@@ -222,7 +239,7 @@ class HParams:
         return jax.tree.map(lambda *leaves: jnp.stack([jnp.float32(x) for x in leaves]), *settings)
 
     def as_arrays(self) -> "HParams":
-        """The same numbers as float32 arrays, so that one program serves them all."""
+        """The same numbers as float32 arrays, so that all share one compiled program."""
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), self)
 
     def tree_flatten_with_keys(self):

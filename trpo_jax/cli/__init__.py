@@ -1,4 +1,4 @@
-"""The command line: the only place that parses arguments."""
+"""The command line. Only this package parses arguments."""
 
 from trpo_jax.cli.app import main
 

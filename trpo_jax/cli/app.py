@@ -1,7 +1,7 @@
-"""`trpo-jax`: which command is meant, and how it ends.
+"""`trpo-jax`: dispatches to a command and returns its exit code.
 
-Exit codes: 0 done, 1 `doctor` found something severe or another process of a run was lost, 2 the
-caller's mistake (one line on stderr), 130 and 143 interrupted by Ctrl-C and SIGTERM.
+Exit codes: 0 success; 1 `doctor` found something severe, or another process of a run was lost; 2 a
+mistake by the caller (one line on stderr); 130 and 143 interrupted by Ctrl-C and SIGTERM.
 """
 
 import difflib
@@ -14,10 +14,10 @@ _USAGE = """\
 usage: trpo-jax COMMAND …
 
   train ENV     train a policy; `trpo-jax train ENV --help` shows all settings, with the defaults
-                that are tuned for ENV; `trpo-jax train --resume RUN` goes on with a run
-  sweep ENV     train a grid of hyperparameters, or random ones, side by side
+                tuned for ENV; `trpo-jax train --resume RUN` continues a run
+  sweep ENV     train a grid of hyperparameters, or random ones, in parallel
   evaluate RUN  play episodes with a trained policy
-  plot RUN …    draw the pictures of one or several runs
+  plot RUN …    draw the plots of one or several runs
   render RUN    write an episode to watch
   doctor RUN    say what went wrong in a run, if anything, and what to change
   runs [DIR]    list the runs in a directory

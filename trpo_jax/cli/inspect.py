@@ -1,4 +1,4 @@
-"""The commands that look at what was trained, or could be."""
+"""The commands that inspect runs and list environments."""
 
 import sys
 from pathlib import Path
@@ -55,7 +55,7 @@ def evaluate(argv: list[str]) -> int:
 
 
 def plot(argv: list[str]) -> int:
-    """Draw the pictures of runs."""
+    """Draw the plots of runs."""
     arguments = parse(PlotArguments, argv, "trpo-jax plot")
     from trpo_jax.experiments import plots, run_directory
 
@@ -102,7 +102,7 @@ def doctor(argv: list[str]) -> int:
 
     run = run_directory.load_run(arguments.run)
     diagnosis = doctor.examine(run)
-    # The dump first: it may be refused, and a refusal is one line, without a report before it.
+    # Dump first: if it is refused, only that one line is printed, without a report.
     dumped = doctor.dump(run, arguments.update, arguments.dump) if arguments.dump else []
     print(diagnosis.to_json() if arguments.json else diagnosis.to_text())
     for path in dumped:

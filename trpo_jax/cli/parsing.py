@@ -1,4 +1,4 @@
-"""From words to arguments; a mistake becomes a `ValueError` of one line."""
+"""Parse arguments. A mistake becomes a one-line `ValueError`."""
 
 import ast
 import contextlib
@@ -20,13 +20,13 @@ Arguments = TypeVar("Arguments")
 
 
 def preset_of(argv: Sequence[str]) -> Preset:
-    """The settings of the environment that the command names; the defaults if none are tuned."""
+    """The preset of the environment that the command names, or the defaults if it has none."""
     presets = (get_preset(word) for word in argv)
     return next((preset for preset in presets if preset is not DEFAULT), DEFAULT)
 
 
 def require_at_least(arguments: Any, name: str, smallest: int) -> None:
-    """Raise `ValueError` unless an argument is left out or at least the smallest allowed."""
+    """Raise `ValueError` unless an argument is None or at least `smallest`."""
     value = getattr(arguments, name)
     if value is not None and value < smallest:
         raise ValueError(f"{name}={value} must be a whole number >= {smallest}")
@@ -35,7 +35,7 @@ def require_at_least(arguments: Any, name: str, smallest: int) -> None:
 def require_once(argv: Sequence[str], names: Iterable[str]) -> None:
     """Raise `ValueError` if an option that takes several values is given twice.
 
-    The last one would count, as for every option, and the others' values be lost in silence.
+    Only the last one would count, as for every option, and the other values would be lost.
     """
     options = [word.partition("=")[0].replace("_", "-") for word in argv if word[:2] == "--"]
     for name in names:
@@ -47,7 +47,7 @@ def require_once(argv: Sequence[str], names: Iterable[str]) -> None:
 
 
 def whole_number(word: str) -> int:
-    """2000000, or 2e6."""
+    """Parse a whole number, such as 2000000 or 2e6."""
     with contextlib.suppress(ValueError):
         return int(word)
     with contextlib.suppress(ValueError):
@@ -66,14 +66,14 @@ TotalSteps = Annotated[
         str_from_instance=lambda value: [str(value)],
     ),
 ]
-"""Of steps there are so many that one writes 2e6."""
+"""A number of steps, which may be written as 2e6."""
 
 _registry = ConstructorRegistry()
 
 
 @_registry.primitive_rule
 def _optional_whole_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """`int | None`: tyro itself knows `None` only, and has a long message for all else."""
+    """`int | None`: tyro itself accepts only `None`, and has a long error message."""
     if info.type != int | None:
         return None
     return PrimitiveConstructorSpec(
@@ -100,7 +100,7 @@ def parse(
     prog: str,
     default: Arguments | Any = tyro.MISSING_NONPROP,
 ) -> Arguments:
-    """Parse with tyro; a mistake becomes a `ValueError` of one line instead of a box."""
+    """Parse with tyro. A mistake becomes a one-line `ValueError` instead of a box."""
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -118,7 +118,7 @@ _OLD_OPTIONS = {
     "--no-adapt-damping": ["--algorithm", "trpo"],
     "--curvature-chunk-size": ["--chunk-size"],
 }
-"""Options of earlier versions, which scripts may still use."""
+"""Options of earlier versions that scripts may still use."""
 
 
 def _todays_options(argv: Sequence[str]) -> list[str]:
@@ -131,7 +131,7 @@ def _todays_options(argv: Sequence[str]) -> list[str]:
 
 
 def _one_line(box: str) -> str:
-    """The message of tyro's error box, and the first of the options that it suggests."""
+    """The message in tyro's error box, with the first option that it suggests."""
     lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
     sections: list[list[str]] = [[]]
     for line in lines[1:]:
@@ -152,7 +152,7 @@ def keywords_of(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def static_values_of(pairs: Sequence[str]) -> dict[str, list[Any]]:
-    """The values of --static: separated by commas, numbers of a tuple by x."""
+    """The values of --static, separated by commas; the numbers of a tuple by x."""
     tuples = {name for name, value in vars(TRPOConfig()).items() if isinstance(value, tuple)}
     values: dict[str, list[Any]] = {}
     for name, text in _pairs("static", pairs):
@@ -175,7 +175,7 @@ def _pairs(option: str, pairs: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _literal(text: str) -> Any:
-    """What reads as a Python literal is one, anything else a string."""
+    """The text as a Python literal if it is one, else as a string."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

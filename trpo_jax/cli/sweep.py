@@ -1,4 +1,4 @@
-"""`trpo-jax sweep`: many trainings side by side."""
+"""`trpo-jax sweep`: many trainings in parallel."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def sweep(argv: list[str]) -> int:
-    """Train a grid of settings, or go on with one."""
+    """Train a grid of settings, or continue a sweep."""
     preset = preset_of(argv)
     default = SweepArguments(config=preset.config, total_steps=preset.total_steps)
     arguments = parse(SweepArguments, argv, "trpo-jax sweep", default)
@@ -56,7 +56,7 @@ def sweep(argv: list[str]) -> int:
 
 
 def _require_nothing_else(given: SweepArguments, default: SweepArguments) -> None:
-    """A resumed sweep keeps its settings; only the devices can be others."""
+    """A resumed sweep keeps its settings; only the devices may change."""
     for field in dataclasses.fields(given):
         value, usual = getattr(given, field.name), getattr(default, field.name)
         if field.name in ("resume", "devices") or value == usual:
@@ -72,7 +72,7 @@ def _require_nothing_else(given: SweepArguments, default: SweepArguments) -> Non
 
 
 def _sweep_spec(arguments: SweepArguments, hparams: HParams, devices: "Devices") -> "SweepSpec":
-    """What is to be swept; raises `ValueError` if it cannot work, before anything is written."""
+    """The specification of a sweep. Raises `ValueError` if it cannot work; writes nothing."""
     from trpo_jax.experiments import specification, states
     from trpo_jax.experiments.sweep import grid, random_settings, static_settings
     from trpo_jax.experiments.sweep.training import require_possible

@@ -1,4 +1,4 @@
-"""`trpo-jax train`: a new run, or an old one that goes on."""
+"""`trpo-jax train`: start a run, or continue one."""
 
 import dataclasses
 import importlib.util
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def train(argv: list[str]) -> int:
-    """Train a policy, alone or together with other processes."""
+    """Train a policy, in this process or together with others."""
     arguments = _train_arguments(argv)
     if not arguments.distributed:
         return _train(argv, arguments)
@@ -35,7 +35,7 @@ def train(argv: list[str]) -> int:
 
 
 def _leave(error: BaseException) -> NoReturn:
-    """End one process of several, now: in an orderly exit JAX would wait for the others."""
+    """End one process of several at once: in an orderly exit JAX would wait for the others."""
     from trpo_jax.experiments.devices import ProcessLost
 
     code = 1
@@ -175,7 +175,7 @@ def _carry_out(
 
 
 def _require_same_settings(given: TrainArguments, before: TrainArguments) -> None:
-    """A resumed run keeps what determines its numbers."""
+    """Raise `ValueError` unless a resumed run keeps all that determines its numbers."""
     if given.out is not None:
         raise ValueError(f"out={given.out} does not go with --resume; leave it out")
     for name in ("config", "hparams", "env", "seed", "num_seeds", "env_args"):
