@@ -1,4 +1,4 @@
-"""Training states on disk, by orbax: atomic, checked when read, and nothing is pickled."""
+"""Training states on disk, stored by orbax: atomic, verified when read, never pickled."""
 
 import contextlib
 import hashlib
@@ -13,18 +13,18 @@ import numpy as np
 from trpo_jax.experiments.quiet import quiet
 
 _FORMAT = 2
-"""Raised whenever states of before can no longer be read."""
+"""Increased whenever earlier states can no longer be read."""
 
 
 class Checkpoints:
-    """The states of one run in a directory, each under the number of updates done.
+    """The states of one run in a directory, each named by the number of updates done.
 
-    A checkpoint appears whole or not at all: orbax writes it elsewhere and renames it. Each holds
-    a digest of its state, so that damage is noticed when it is read.
+    A checkpoint is written whole or not at all: orbax writes it elsewhere and renames it. Each
+    contains a digest of its state, so that damage is detected when it is read.
     """
 
     def __init__(self, directory: Path, keep: int | None = None):
-        """`keep` is the number of checkpoints that stay, the newest ones; None keeps all."""
+        """`keep` is the number of newest checkpoints to keep; None keeps all."""
         self._directory = directory.resolve()
         self._keep = keep
         self._open_manager: Any = None
@@ -32,7 +32,8 @@ class Checkpoints:
     def save(self, update: int, state: Any, note: dict[str, Any] | None = None) -> None:
         """Write a state, in the background.
 
-        Raises `ValueError` if JAX could not hold it when it is read, or an earlier one failed.
+        Raises `ValueError` if JAX could not represent it when reading, or if an earlier write
+        failed.
         """
         import orbax.checkpoint as ocp
 
@@ -49,13 +50,13 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Return when the last state is on disk. Raises `ValueError` if it could not be written."""
+        """Wait until the last state is on disk. Raises `ValueError` if it could not be written."""
         if self._open_manager is not None:
             with self._explained(None):
                 self._open_manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, and let go of the directory."""
+        """Wait, then release the directory."""
         try:
             self.wait()
         finally:
@@ -64,7 +65,7 @@ class Checkpoints:
                 self._open_manager = None
 
     def updates(self) -> list[int]:
-        """The checkpoints there are, by number of updates, in order."""
+        """The numbers of updates for which there are checkpoints, in order."""
         if not self._directory.is_dir():
             return []
         return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
@@ -72,7 +73,7 @@ class Checkpoints:
     def restore(self, update: int, like: Any) -> Any:
         """Read a state; `like` has its structure, shapes and types.
 
-        Raises `ValueError` if it is damaged, or the state of another kind of agent.
+        Raises `ValueError` if it is damaged, or belongs to another kind of agent.
         """
         import orbax.checkpoint as ocp
 
@@ -83,7 +84,7 @@ class Checkpoints:
         if meta.get("format") != _FORMAT:
             raise ValueError(
                 f"checkpoint={path} has format {meta.get('format')}, and this version of trpo_jax "
-                f"reads {_FORMAT}; go on with the version that wrote it, which config.json names, "
+                f"reads {_FORMAT}; continue with the version that wrote it, named in config.json, "
                 "or train anew with the settings in it"
             )
         stored = self._read(update, "state", ocp.args.StandardRestore(_as_numpy(template)))
@@ -92,7 +93,7 @@ class Checkpoints:
         return from_host(stored, like)
 
     def restore_newest(self, like: Any, warn: Callable[[str], None]) -> tuple[int, Any] | None:
-        """The newest state that can be read, with its number of updates; None if there are none.
+        """The newest readable state, with its number of updates; None if there are no states.
 
         Damaged ones are reported to `warn` and set aside. Raises `ValueError` if all are damaged.
         """
@@ -111,19 +112,19 @@ class Checkpoints:
         return None
 
     def drop_after(self, update: int) -> None:
-        """Remove the states of later updates, which are about to be computed again."""
+        """Remove the states of later updates, which will be computed again."""
         for later in self.updates():
             if later > update:
                 self._manager().delete(later)
 
     def _read(self, update: int, item: str, how: Any) -> Any:
-        """One item of a checkpoint: of several at once, orbax abandons one if another fails."""
+        """Read one item of a checkpoint. Of several read at once, one failure aborts the others."""
         import orbax.checkpoint as ocp
 
         try:
             with quiet():
                 return self._manager().restore(update, args=ocp.args.Composite(**{item: how}))[item]
-        except Exception as error:  # orbax and tensorstore raise whatever they like
+        except Exception as error:  # orbax and tensorstore raise many types
             path = self._directory / str(update)
             raise ValueError(f"checkpoint={path} cannot be read: {_first_line(error)}") from None
 
@@ -136,7 +137,7 @@ class Checkpoints:
         if self._open_manager is None:
             import orbax.checkpoint as ocp
 
-            # Of several processes one has the whole state and writes it; orbax would wait for all.
+            # One process has the whole state and writes it; orbax would wait for all of them.
             alone = ocp.options.MultiprocessingOptions(
                 primary_host=jax.process_index(), active_processes={jax.process_index()}
             )
@@ -161,30 +162,30 @@ class Checkpoints:
         except Exception as error:
             what = "a checkpoint" if update is None else f"the checkpoint of update {update}"
             raise ValueError(
-                f"{what} could not be written to {self._directory}: {_first_line(error)}; those "
-                f"that were there are untouched"
+                f"{what} could not be written to {self._directory}: {_first_line(error)}; earlier "
+                f"ones are untouched"
             ) from None
 
 
 def to_host(state: Any) -> Any:
-    """All leaves as NumPy arrays; random keys as their data."""
+    """All leaves as NumPy arrays, and random keys as their data."""
     return jax.tree.map(lambda leaf: np.asarray(_without_key(leaf)), state)
 
 
 def from_host(stored: Any, like: Any) -> Any:
-    """What `to_host` was given; `like` says which leaves are random keys."""
+    """The inverse of `to_host`; `like` says which leaves are random keys."""
     return jax.tree.map(_with_key, stored, like)
 
 
 def with_keys(stored: Any, like: Any) -> Any:
-    """The same, but only random keys become arrays of JAX: the rest stays on the host."""
+    """The same, but only random keys become JAX arrays; all else stays on the host."""
     return jax.tree.map(
         lambda leaf, kind: _with_key(leaf, kind) if _is_key(kind) else leaf, stored, like
     )
 
 
 def _require_types_of_jax(stored: Any) -> None:
-    """What JAX makes narrower, such as int64, would come back as something else than was stored."""
+    """Refuse types that JAX would narrow, such as int64: they would not read back as stored."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(stored)[0]:
         narrow = jax.dtypes.canonicalize_dtype(leaf.dtype)
         if narrow != leaf.dtype:
@@ -195,14 +196,14 @@ def _require_types_of_jax(stored: Any) -> None:
 
 
 def _require_content(path: Path) -> None:
-    """Orbax leaves tasks behind that end in a traceback when it meets files that are empty."""
+    """Refuse empty files: on these orbax leaves tasks behind that end in a traceback."""
     for file in (*(path / "meta").rglob("*"), *(path / "state").rglob("*")):
         if file.is_file() and not file.stat().st_size:
             raise ValueError(f"checkpoint={path} is damaged: {file.relative_to(path)} is empty")
 
 
 def _digest(stored: Any) -> str:
-    """SHA-256 of names, types, shapes and bytes of all arrays."""
+    """SHA-256 of the names, types, shapes and bytes of all arrays."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_flatten_with_path(stored)[0]:
         array = np.ascontiguousarray(leaf)
@@ -217,7 +218,7 @@ def _same_kind(stored: Any, template: Any) -> bool:
 
 
 def _as_numpy(template: Any) -> Any:
-    """Orbax restores what it finds into arrays of the kind that it is shown."""
+    """A template of NumPy arrays: orbax restores into arrays of the kind that it is given."""
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
 
 

@@ -1,4 +1,4 @@
-"""Updates between two visits of the host: one compiled program for any number of them."""
+"""Chunks of updates between two visits of the host: one compiled program for any number."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from trpo_jax.learner.monitoring import UpdateMetrics
 from trpo_jax.learner.trpo import Agent
 
 MAX_CHUNK = 100
-"""Updates between two visits, at most."""
+"""Maximum number of updates between two visits."""
 
 Update = Callable[[Any, HParams], tuple[Any, UpdateMetrics]]
 """(states, hparams) -> (states, metrics [lanes, ...])."""
@@ -29,20 +29,20 @@ def one_lane(agent: Agent) -> Update:
 
 
 def seed_lanes(agent: Agent) -> Update:
-    """States side by side with the same hyperparameters."""
+    """The update of several states in parallel, with the same hyperparameters."""
     return jax.vmap(agent.update, in_axes=(0, None))
 
 
 def setting_lanes(agent: Agent) -> Update:
-    """States side by side, each with its own hyperparameters."""
+    """The update of several states in parallel, each with its own hyperparameters."""
     return jax.vmap(agent.update)
 
 
 def make_advance(update: Update, shardings: Any = None) -> Any:
-    """(state, hparams, count) -> (state, history [lanes, MAX_CHUNK, ...]), `count` of it filled.
+    """(state, hparams, count) -> (state, history [lanes, MAX_CHUNK, ...]); `count` updates filled.
 
-    The number of updates is an argument of one compiled program, not a part of it: where the host
-    looks in changes no bit of what is computed. `shardings` are those of state and history.
+    The number of updates is an argument of the compiled program, so the points at which the host
+    looks in change no bit of the result. `shardings` are those of state and history.
     """
 
     @functools.partial(jax.jit, out_shardings=shardings)

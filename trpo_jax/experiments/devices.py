@@ -1,4 +1,4 @@
-"""The devices of a run, and its processes: how they meet, agree, and notice that one is gone."""
+"""The devices and processes of a run: how they meet, agree, and detect that one is lost."""
 
 import re
 from typing import Any
@@ -20,16 +20,16 @@ _BROKEN_COLLECTIVE = re.compile(
 
 
 class ProcessLost(RuntimeError):
-    """Another process of the run has ended, or cannot be reached."""
+    """Another process of the run has ended or cannot be reached."""
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Meet the other processes of a run; before anything that asks for a device.
+    """Connect to the other processes of a run. Call it before anything that uses a device.
 
-    What is None is found out by JAX: under SLURM and Open MPI everything. Raises `ValueError` if
-    it cannot be, or if the others do not come.
+    JAX determines arguments that are None; under SLURM and Open MPI, all of them. Raises
+    `ValueError` if it cannot, or if the other processes do not appear.
     """
-    # Its handler of SIGTERM would take the place of the one that ends a run with a checkpoint.
+    # Its SIGTERM handler would replace ours, which ends a run with a checkpoint.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -44,15 +44,15 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
 
 
 class Devices:
-    """The devices that a state is spread over, of this process or of several.
+    """The devices that a state is spread over, of one or several processes.
 
-    What several processes do with it they do in the same order, or each waits for the other.
+    Several processes must call its methods in the same order, or they wait for each other forever.
     """
 
     def __init__(self, number: int | None = None):
-        """`number` devices; None: one, or if there are several processes, all of theirs.
+        """Use `number` devices. None: one, or with several processes all of theirs.
 
-        Raises `ValueError` if there are not as many.
+        Raises `ValueError` if there are not enough.
         """
         there = jax.devices()
         if number is None:
@@ -69,46 +69,46 @@ class Devices:
             )
         self.number = number
         self.is_first = jax.process_index() == 0
-        """Whether this process speaks for the run: it alone writes and prints."""
+        """Whether this process writes and prints for the run."""
         self.mesh = Mesh(np.array(there[:number]), ("devices",)) if number > 1 else None
         self.everywhere = NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None
 
     def require_equal_parts(self, spec: RunSpec) -> None:
-        """Raise `ValueError` if what is to be spread does not divide; before anything is made."""
+        """Raise `ValueError` unless the devices divide what is to be spread."""
         if self.mesh and spec.num_seeds > 1:
             require_equal_parts("num_seeds", spec.num_seeds, self.mesh)
         elif self.mesh:
             require_equal_parts("num_envs", spec.config.num_envs, self.mesh)
 
     def spread(self, state: Any) -> Any:
-        """A state as `shard_state` places it."""
+        """A state, placed by `shard_state`."""
         return shard_state(state, self.mesh) if self.mesh else state
 
     def shardings(self, state: Any) -> Any:
-        """Where the leaves of a state are, for `jit`; None if there is but one device."""
+        """The shardings of a state's leaves, for `jit`; None on a single device."""
         return state_shardings(state, self.mesh) if self.mesh else None
 
     def collect(self, state: Any) -> Any:
-        """The whole of a state in every process."""
+        """The whole state, in every process."""
         if jax.process_count() == 1:
             return state
         return jax.jit(lambda tree: tree, out_shardings=self.everywhere)(state)
 
     def agree(self, value: float) -> list[float]:
-        """The values of all processes, the first one's first."""
+        """The values of all processes, that of the first process first."""
         if jax.process_count() == 1:
             return [value]
         return multihost_utils.process_allgather(np.asarray(value)).tolist()
 
     def from_first(self, updates: int, state: Any) -> tuple[int, Any]:
-        """What the first process has; the others' own is of the same kind."""
+        """The first process's values, in every process; all must have the same structure."""
         if jax.process_count() == 1:
             return updates, state
         found = multihost_utils.broadcast_one_to_all((np.int32(updates), to_host(state)))
         return int(found[0]), from_host(found[1], state)
 
     def explained(self, error: Exception, updates: int) -> Exception:
-        """A broken connection as `ProcessLost`; any other error as it is."""
+        """A broken connection as `ProcessLost`; any other error unchanged."""
         if jax.process_count() == 1 or not _BROKEN_COLLECTIVE.match(str(error)):
             return error
         return ProcessLost(

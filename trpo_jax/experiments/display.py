@@ -1,4 +1,4 @@
-"""What training shows on the terminal."""
+"""Training progress on the terminal."""
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ _LINES_WITHOUT_TERMINAL = 10
 
 
 class ProgressDisplay:
-    """A live bar over the figures that matter; plain lines where there is no terminal."""
+    """A live progress bar with key figures; plain lines if there is no terminal."""
 
     def __init__(
         self, console: Console, num_updates: int, batch_size: int, num_seeds: int, done: int = 0
@@ -53,7 +53,7 @@ class ProgressDisplay:
     def show(self, history: UpdateMetrics, updates_done: int, rate: float | None) -> None:
         """Show the last update of a history [seeds, updates, ...], averaged over seeds.
 
-        `rate` is in updates per second, None as long as nothing but compilation was measured.
+        `rate` is in updates per second; None until more than compilation was measured.
         """
         speed = f"{rate * self._steps_per_update:,.0f} steps/s" if rate else "compiled"
         last = jax.tree.map(lambda leaf: np.asarray(leaf)[:, -1], history)

@@ -1,4 +1,4 @@
-"""What evaluation episodes say about a policy."""
+"""Evaluation of policies, during training and after it."""
 
 import math
 from typing import Any, NamedTuple
@@ -17,35 +17,35 @@ from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS, EpisodeStats
 from trpo_jax.learner.trpo import Agent
 
 _EVALUATION_SEED = 0x65766131
-"""Of every evaluation of every run, so that policies are compared on the same episodes; training
-seeds are below 2³¹ and so are never this stream's: it is folded into a key of its own."""
+"""Shared by all evaluations of all runs, so that policies are compared on the same episodes. It is
+folded into a key of its own, which no training seed (below 2³¹) can produce."""
 _RESAMPLES = 2000
 EPISODES_DURING_TRAINING = 32
 _MAX_EVALUATIONS = 10
 _EVALUATION_SHARE = 0.1
-"""Environment steps in sequence that evaluations may add by default; a step of learning costs more
-than one of playing, so that it is less of the time."""
+"""Sequential environment steps that evaluations may add by default, relative to the training.
+Learning costs more per step, so their share of the time is smaller."""
 
 
 class Summary(NamedTuple):
-    """Returns of evaluation episodes. For several runs the unit of sampling is the run."""
+    """Returns of evaluation episodes. With several runs, each run is one sample."""
 
     mean: float
     """Mean return."""
     low: float
     """Lower end of the 95 % bootstrap interval of the mean."""
     high: float
-    """Upper end of it."""
+    """Upper end of that interval."""
     interquartile_mean: float
     """Mean of the middle half of the samples."""
     minimum: float
-    """Worst sample: an episode, or a run's mean if there are several runs."""
+    """Worst sample: an episode, or with several runs the mean of a run."""
     maximum: float
     """Best sample."""
     mean_length: float
     """Mean episode length in steps."""
     num_episodes: int
-    """Episodes in all."""
+    """Total number of episodes."""
     mean_per_run: list[float]
     """Mean return of each policy that played."""
 
@@ -59,8 +59,8 @@ class Summary(NamedTuple):
 def summarize(stats: EpisodeStats) -> Summary:
     """Summarise returns and lengths [runs, episodes].
 
-    Episodes of one policy say nothing about the spread between trainings, so that the samples are
-    the episodes of one run, but the means of several.
+    The samples are the episodes if there is one run, and the means if there are several: episodes
+    of one policy say nothing about the spread between trainings.
     """
     from scipy.stats import trim_mean
 
@@ -93,7 +93,7 @@ def bootstrap_interval(samples: np.ndarray) -> tuple[float, float]:
 
 
 def evaluation_key() -> jax.Array:
-    """The key of every evaluation."""
+    """The random key of every evaluation."""
     return jax.random.fold_in(jax.random.key(0), _EVALUATION_SEED)
 
 
@@ -119,7 +119,7 @@ class Evaluations:
         self._best_mean = devices.agree(best_mean)[0]
 
     def compile(self, state: Any, every: int) -> None:
-        """Compile ahead, so that the first evaluation does not interrupt the training."""
+        """Compile ahead, so that the first evaluation does not interrupt training."""
         if every:
             self._play = self._play.lower(state, evaluation_key()).compile()
 
@@ -176,7 +176,7 @@ def evaluate_state(
     deterministic: bool = True,
     sharding: NamedSharding | None = None,
 ) -> Summary:
-    """Play episodes from the seeds that all evaluations share, and summarise them."""
+    """Play episodes with the seed that all evaluations share, and summarise them."""
     play = evaluation_program(
         agent,
         num_episodes,
@@ -197,8 +197,8 @@ def evaluation_program(
 ) -> Any:
     """(state, key) -> EpisodeStats [lanes, episodes], compiled on first use.
 
-    With `lanes` the state has a leading axis; all its lanes play from the same initial states.
-    `sharding` is that of the outcome, if the state is on several devices.
+    With `lanes` the state has a leading axis, and all lanes play from the same initial states.
+    `sharding` is that of the result, if the state is on several devices.
     """
 
     def play(state: Any, key: jax.Array) -> EpisodeStats:

@@ -1,4 +1,4 @@
-"""What pictures share: figures, files, and curves with bands."""
+"""Shared by all plots: figures, files, and curves with bands."""
 
 import contextlib
 import warnings
@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""Okabe and Ito's palette: told apart by the colour-blind too."""
+"""Okabe and Ito's palette, which colour-blind readers can distinguish."""
 _SMOOTHED_UPDATES = 20
-"""A curve of more than so many updates is also drawn as a moving average over a twentieth."""
+"""Curves with more updates than this also get a moving average over a twentieth of them."""
 _RESAMPLES = 400
 _DOTS_PER_INCH = 110
 
 
 def new_figure(size: tuple[float, float], constrained: bool = False) -> Any:
-    """A figure without pyplot, which would keep it and pick a window system."""
+    """A figure made without pyplot, which would keep it alive and choose a window system."""
     from matplotlib.figure import Figure
 
     layout: Any = "constrained" if constrained else None
@@ -39,7 +39,7 @@ def save_figure(figure: Any, stem: Path, formats: Sequence[str]) -> list[Path]:
 def draw_line(ax: Any, steps: np.ndarray, values: np.ndarray, **style: Any) -> None:
     """Mean over seeds of values [seeds, updates], with the bootstrap interval of the mean.
 
-    Long curves are drawn thin, and their moving average on top.
+    Long curves are drawn thin, with their moving average on top.
     """
     with _no_warnings():
         mean = np.nanmean(values, axis=0)
@@ -69,12 +69,12 @@ def bootstrap_interval(values: np.ndarray) -> np.ndarray:
 
 
 def smoothing_window(num_updates: int) -> int:
-    """Updates in the moving average: a twentieth, an odd number; 1 if there are too few."""
+    """Number of updates in the moving average: an odd twentieth, or 1 if there are too few."""
     return 2 * max(1, num_updates // 40) + 1 if num_updates > _SMOOTHED_UPDATES else 1
 
 
 def moving_average(mean: np.ndarray, window: int) -> np.ndarray:
-    """Centred average of the finite values within the window, which is cut off at the ends."""
+    """Centred average of the finite values in a window, which is shortened at the ends."""
     finite = np.isfinite(mean)
     total = np.convolve(np.where(finite, mean, 0), np.ones(window), "same")
     count = np.convolve(finite, np.ones(window), "same")
@@ -83,14 +83,14 @@ def moving_average(mean: np.ndarray, window: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def _no_warnings() -> Iterator[None]:
-    """A column of NaN is a gap in a curve, not a reason to warn."""
+    """Suppress warnings: a column of NaN is a gap in a curve."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         yield
 
 
 def short_number(value: float, _: int) -> str:
-    """50 k, 1.5 M."""
+    """A number such as 50 k or 1.5 M."""
     for size, letter in ((1e6, " M"), (1e3, " k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"

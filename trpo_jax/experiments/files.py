@@ -1,4 +1,4 @@
-"""Files that outlive a kill: replaced in one step, read back, and one process at a time."""
+"""Files that survive a kill: atomic replacement, JSON lines, and a lock per directory."""
 
 import contextlib
 import fcntl
@@ -14,7 +14,7 @@ _LOCK = ".lock"
 
 
 def create_directory(path: Path) -> Path:
-    """Make a new, empty directory. Raises `ValueError` if it cannot be made or is not empty."""
+    """Create a directory. Raises `ValueError` if that fails or it is not empty."""
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"out={path} exists and is not an empty directory; choose another one")
@@ -28,7 +28,7 @@ def create_directory(path: Path) -> Path:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Replace a file in one step: the old content or the new one, never half of it."""
+    """Replace a file atomically: it holds the old or the new content, never a mixture."""
     temporary = file.with_name(f".{file.name}.new")
     with temporary.open("w", encoding="utf-8") as stream:
         stream.write(text)
@@ -38,9 +38,9 @@ def write_text(file: Path, text: str) -> None:
 
 
 def read_lines(file: Path, *names: str) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines; a last line that was torn by a kill is left out.
+    """The records in a file of JSON lines, without a last line that a kill cut short.
 
-    Raises `ValueError` if another line is no record with these names.
+    Raises `ValueError` if any other line is not a record with these names.
     """
     if not file.is_file():
         return []
@@ -49,7 +49,7 @@ def read_lines(file: Path, *names: str) -> list[dict[str, Any]]:
 
 
 def read_line(file: Path, number: int, line: bytes, *names: str) -> dict[str, Any]:
-    """The record in a complete line of such a file. Raises `ValueError` if there is none."""
+    """The record in a complete line of such a file. Raises `ValueError` if it has none."""
     with contextlib.suppress(ValueError):
         record = json.loads(line)
         if isinstance(record, dict) and all(name in record for name in names):
@@ -63,7 +63,7 @@ def read_line(file: Path, number: int, line: bytes, *names: str) -> dict[str, An
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a run directory for this process; the lock goes with the process, however it ends."""
+    """Lock a run directory for this process. The lock ends with the process, however it ends."""
     with (path / _LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,7 +75,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process trains in this directory now."""
+    """Whether a process is training in this directory."""
     if not (path / _LOCK).is_file():
         return False
     with (path / _LOCK).open() as file:
@@ -87,7 +87,7 @@ def is_locked(path: Path) -> bool:
 
 
 def to_json(content: Any, indent: int | None = None) -> str:
-    """As JSON, which has no word for what is not finite: null."""
+    """As JSON, with null for NaN and ±∞."""
     return json.dumps(_with_nulls(content), indent=indent, allow_nan=False)
 
 

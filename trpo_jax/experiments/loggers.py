@@ -1,4 +1,4 @@
-"""Where metrics go: a file of JSON lines, TensorBoard, Weights & Biases."""
+"""Loggers for metrics: JSON lines, TensorBoard, Weights & Biases."""
 
 import math
 import os
@@ -16,20 +16,20 @@ Record = dict[str, Any]
 
 
 class Logger(Protocol):
-    """A place to which records go."""
+    """A destination for records."""
 
     def write(self, records: Sequence[Record]) -> None:
-        """Take the records of some updates, in order."""
+        """Write the records of some updates, in order."""
 
     def sync(self) -> None:
-        """Return when all that was taken is safe, so that a checkpoint may rely on it."""
+        """Return once all records are stored, so that a checkpoint can rely on them."""
 
     def close(self) -> None:
         """Finish."""
 
 
 def to_columns(history: UpdateMetrics) -> dict[str, np.ndarray]:
-    """A history as one flat mapping; alarms become `alarm_…`, what a method lacks is left out."""
+    """A history as one flat mapping; alarms become `alarm_…`, fields that are None are left out."""
     given = {name: value for name, value in vars(history).items() if value is not None}
     fields = {name: value for name, value in given.items() if name != "alarms"}
     alarms = {f"alarm_{name}": value for name, value in vars(history.alarms).items()}
@@ -41,8 +41,8 @@ def to_records(
 ) -> list[Record]:
     """A history [seeds, updates, ...] as one flat record per update and seed.
 
-    Alarms become `alarm_…`; values that are not finite become null. `update` counts from 1 and
-    `steps` is the number of environment steps done by the end of it.
+    Alarms become `alarm_…`; NaN and ±∞ become null. `update` counts from 1; `steps` is the number
+    of environment steps done by the end of the update.
     """
     columns = to_columns(history)
     num_updates = columns["kl"].shape[1]
@@ -66,25 +66,25 @@ def _plain(value: np.ndarray) -> Any:
 
 
 class JsonLines:
-    """One JSON object a line, flushed after every call."""
+    """One JSON object per line, flushed after every call."""
 
     def __init__(self, path: Path, last_update: int = 0):
-        """Append to `path` behind the records of `last_update`; what follows them is cut off.
+        """Append to `path` after the records of `last_update`; cut off whatever follows them.
 
-        After a kill that is a line torn in two, or updates that no checkpoint knows of and that
-        are about to be done again.
+        After a kill, that may be an incomplete line, or updates after the last checkpoint, which
+        will be repeated.
         """
         self._file = path.open("ab")
         self._file.truncate(_end_of_update(path, last_update))
 
     def write(self, records: Sequence[Record]) -> None:
-        """Append the records; null stands for what is not finite."""
+        """Append the records, with null for NaN and ±∞."""
         lines = [to_json(record) + "\n" for record in records]
         self._file.write("".join(lines).encode())
         self._file.flush()
 
     def sync(self) -> None:
-        """Wait until the disk has them."""
+        """Wait until they are on disk."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Event files, one directory per seed; vectors become one curve per element."""
+    """Event files, one directory per seed. Vectors become one curve per element."""
 
     def __init__(self, path: Path, seeds: Sequence[int], last_update: int = 0):
         """Write below `path`; events of updates after `last_update` are dropped."""
@@ -105,7 +105,7 @@ class TensorBoard:
         }
 
     def write(self, records: Sequence[Record]) -> None:
-        """One event an update holds all metrics; the horizontal axis is environment steps."""
+        """Write one event per update with all metrics; the horizontal axis is updates."""
         from tensorboardX.proto.summary_pb2 import Summary
 
         for record in records:
@@ -114,7 +114,7 @@ class TensorBoard:
             writer.add_summary(Summary(value=values), record["update"])
 
     def sync(self) -> None:
-        """Hand what is buffered to the operating system."""
+        """Flush the buffers to the operating system."""
         for writer in self._writers.values():
             writer.flush()
 
@@ -125,7 +125,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases for each seed; needs the extra `wandb`."""
+    """One Weights & Biases run per seed; needs the extra `wandb`."""
 
     def __init__(self, project: str, path: Path, seeds: Sequence[int], settings: Record):
         try:
@@ -149,12 +149,12 @@ class WeightsAndBiases:
         }
 
     def write(self, records: Sequence[Record]) -> None:
-        """One step an update."""
+        """Log one step per update."""
         for record in records:
             self._runs[record["seed"]].log(dict(_scalars(record)), step=record["update"])
 
     def sync(self) -> None:
-        """Nothing to do: it sends by itself."""
+        """Do nothing: the package sends on its own."""
 
     def close(self) -> None:
         """Finish the runs."""
@@ -163,7 +163,7 @@ class WeightsAndBiases:
 
 
 def _scalars(record: Record) -> list[tuple[str, float]]:
-    """The numbers of a record by tag: alarms in a group of their own, vectors by element."""
+    """The numbers of a record by tag: alarms in their own group, vectors by element."""
     scalars = []
     for name, value in record.items():
         tag = f"alarms/{name[6:]}" if name.startswith("alarm_") else f"trpo/{name}"
@@ -175,7 +175,7 @@ def _scalars(record: Record) -> list[tuple[str, float]]:
 
 
 def _end_of_update(path: Path, last_update: int) -> int:
-    """Length in bytes of the part of a metrics file that ends with the records of an update."""
+    """Length in bytes of a metrics file up to the records of an update, inclusive."""
     end = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):

@@ -1,4 +1,4 @@
-"""When the host looks in on the device, and how it is asked to stop."""
+"""When the host interrupts the device, and how a run is asked to stop."""
 
 import contextlib
 import signal
@@ -11,7 +11,7 @@ _SECONDS_PER_CHUNK = 1.0
 
 
 class Pace:
-    """How many updates make a chunk of about a second."""
+    """Choose the number of updates per chunk, for chunks of about a second."""
 
     def __init__(self, longest: int):
         self._longest = longest
@@ -23,7 +23,7 @@ class Pace:
         return self._seconds_per_update and 1 / self._seconds_per_update
 
     def chunk(self, limit: int) -> int:
-        """Updates of the next chunk: one at first, then as many as a second holds."""
+        """Updates in the next chunk: one at first, then as many as fit in a second."""
         if self._seconds_per_update is None:
             return 1
         wanted = int(_SECONDS_PER_CHUNK / self._seconds_per_update)
@@ -38,7 +38,7 @@ class Pace:
 
 
 class Interruptions:
-    """Notes Ctrl-C and SIGTERM instead of dying of them; a second one is obeyed at once."""
+    """Records Ctrl-C and SIGTERM instead of stopping at once; a second signal stops at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None

@@ -1,4 +1,4 @@
-"""Pictures of runs: what a trust region does, update by update."""
+"""Plots of runs: what the trust region does, update by update."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +23,9 @@ _PICTURE_SIZE = (8.0, 5.0)
 def plot_runs(
     runs: Sequence[Run], directory: Path, formats: Sequence[str] = ("png", "svg")
 ) -> list[Path]:
-    """Draw every topic as a picture of its own, and all of them as `overview`; returns the files.
+    """Draw each topic as a plot of its own, and all together as `overview`; returns the files.
 
-    Several runs share each picture; a legend says what differs between them.
+    Several runs share each plot; a legend says how they differ.
     """
     curves = _curves(runs)
     files = []
@@ -58,7 +58,7 @@ def _curves(runs: Sequence[Run]) -> list[Curves]:
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """What differs between runs: settings if they tell them apart, else the directories."""
+    """Labels for runs: the settings that differ, or the directories if these do not suffice."""
     settings = [
         {"env": run.spec.env_id, **vars(run.spec.config), **vars(run.spec.hparams)} for run in runs
     ]
@@ -80,7 +80,7 @@ def _picture(topic: Topic, curves: list[Curves]) -> Any:
 
 
 def _overview(curves: list[Curves]) -> Any:
-    """All topics. The margins are given: to measure them costs half of the drawing."""
+    """All topics in one figure. Its margins are fixed: measuring them takes half the time."""
     figure = new_figure(_OVERVIEW_SIZE)
     legend_rows = -(-len(curves) // 2) if len(curves) > 1 else 0
     bottom = 0.04 + 0.017 * legend_rows
@@ -99,7 +99,7 @@ def _overview(curves: list[Curves]) -> Any:
 
 
 def _heading(curves: list[Curves]) -> str:
-    """The environments, and how many seeds if there is one run; else the legend says that."""
+    """The environments, and the number of seeds if there is one run; else the legend has it."""
     names = " · ".join(dict.fromkeys(each.run.spec.env_id for each in curves))
     return f"{names}, {_seeds(curves[0])}" if len(curves) == 1 else names
 
@@ -110,7 +110,7 @@ def _seeds(curves: Curves) -> str:
 
 
 def _note(curves: list[Curves]) -> str:
-    """What lines and bands mean."""
+    """The meaning of lines and bands."""
     parts = []
     if any(len(each.histories) > 1 for each in curves):
         parts.append("line: mean over seeds, band: its 95 % bootstrap interval")
@@ -137,7 +137,7 @@ def _draw(topic: Topic, ax: Any, curves: list[Curves]) -> None:
 
 
 def _legend(figure: Any, curves: list[Curves], loc: str) -> None:
-    """Which colour is which run, if there are several."""
+    """A legend of the runs' colours, if there are several."""
     from matplotlib.lines import Line2D
 
     if len(curves) > 1:

@@ -1,4 +1,4 @@
-"""Orbax without its noise: whatever matters comes as an exception."""
+"""Silence orbax: whatever matters is raised as an exception."""
 
 import contextlib
 import functools
@@ -10,9 +10,9 @@ from typing import Any
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hush orbax's log, and the tracebacks of reads that it abandons when another one has failed.
+    """Silence orbax's log, and the tracebacks of reads that it abandons after another one failed.
 
-    They come from tensorstore's threads and may come late, so after an error they stay hushed.
+    These come from tensorstore's threads and may come late, so after an error they stay silenced.
     """
     logger, hook = logging.getLogger("absl"), sys.unraisablehook
     level = logger.level
@@ -26,6 +26,6 @@ def quiet() -> Iterator[None]:
 
 
 def _report(unraisable: Any, report: Callable[[Any], Any]) -> None:
-    """Pass on all but what a read says that finds nobody waiting for it."""
+    """Report everything except the complaint of an abandoned read."""
     if str(unraisable.exc_value) != "Event loop is closed":
         report(unraisable)

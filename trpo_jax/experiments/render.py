@@ -1,4 +1,4 @@
-"""An episode to watch: HTML for brax, a GIF where gymnax has a visualiser, else a plain plot."""
+"""An episode to watch: HTML for brax, a GIF if gymnax has a visualiser, else a plot."""
 
 import contextlib
 import os
@@ -43,14 +43,14 @@ _DOTTED_STEPS = 50
 
 
 class Episode(NamedTuple):
-    """One episode, step by step; T steps."""
+    """One episode of T steps."""
 
     states: Any
-    """States of the environment, [T + 1, ...]: at the beginning and after each step."""
+    """States of the environment, [T + 1, ...]: the initial one and that after each step."""
     obs: np.ndarray
-    """[T, numbers]: what the policy saw, as one vector a step."""
+    """[T, numbers]: what the policy saw, one vector per step."""
     action: np.ndarray
-    """[T, ...], as the environment takes it."""
+    """[T, ...], in the form that the environment takes."""
     reward: np.ndarray
     """[T]."""
     ending: str
@@ -62,11 +62,11 @@ class Episode(NamedTuple):
         return len(self.reward)
 
     def caption(self, t: int) -> str:
-        """Where the episode stands after t steps."""
+        """The step and the return after t steps."""
         return f"step {t}, return {self.reward[:t].sum():.1f}"
 
     def evenly(self, max_frames: int) -> list[int]:
-        """Indices of at most so many states, the first and the last among them."""
+        """Evenly spaced indices of at most `max_frames` states, with the first and the last."""
         return np.linspace(0, self.length, min(self.length + 1, max_frames)).astype(int).tolist()
 
 
@@ -81,10 +81,10 @@ def render(
     max_frames: int = 200,
     progress: Callable[[list[int]], Iterator[int]] = iter,
 ) -> Path:
-    """Play an episode and draw it to `stem` with the suffix that suits it; returns the file.
+    """Play an episode and draw it to `stem` plus a suitable suffix; returns the file.
 
-    GIFs of long episodes leave out frames evenly, so that no more than `max_frames` are drawn;
-    `progress` is wrapped around them.
+    GIFs have at most `max_frames` frames; longer episodes skip some, evenly. `progress` wraps the
+    iteration over frames.
     """
     episode = play(env, agent, state, key, deterministic)
     try:
@@ -99,7 +99,7 @@ def render(
 
 
 def _with_suffix(stem: Path, suffix: str) -> Path:
-    """`stem` may end in a picture's suffix, which gives way, or in a dot that is none's."""
+    """The file `stem` plus suffix; a picture's suffix in `stem` is replaced, other dots stay."""
     name = stem.stem if stem.suffix in (".html", ".gif", ".png") else stem.name
     return stem.with_name(name + suffix)
 
@@ -136,24 +136,24 @@ def play(
 
 
 def _vector(obs: Any) -> jax.Array:
-    """What the policy sees of one environment's observation, as one vector."""
+    """The policy's part of one environment's observation, as one vector."""
     leaves = jax.tree.leaves(policy_part(obs))
     return jnp.concatenate([leaf[0].ravel().astype(jnp.float32) for leaf in leaves])
 
 
 def _prepend(first: jax.Array, later: jax.Array) -> jax.Array:
-    """[1, ...] before [T, 1, ...]: [T + 1, ...]."""
+    """Concatenate [1, ...] and [T, 1, ...] to [T + 1, ...]."""
     return jnp.concatenate([first, later[:, 0]])
 
 
 def _is_a(env: Environment, module: str, name: str) -> bool:
-    """Whether an environment is one of an adapter, which is not imported to find out."""
+    """Whether an environment belongs to an adapter, without importing the adapter."""
     loaded = sys.modules.get(f"trpo_jax.envs.{module}")
     return loaded is not None and isinstance(env, getattr(loaded, name))
 
 
 def _has_a_body(env: Any) -> bool:
-    """Whether there is something to see: brax's `fast` is only a number."""
+    """Whether there is a body to draw: brax's `fast` is only a number."""
     return hasattr(env.unwrapped, "sys") and env.unwrapped.sys.ngeom > 0
 
 
@@ -197,7 +197,7 @@ def _write_gif(
 
 
 def _draw_classic_control(env: Any, episode: Episode, steps: Iterator[int]) -> Iterator[Any]:
-    """Frames of gymnasium. gymnax's own loop makes a new environment for each of them."""
+    """Frames from gymnasium. gymnax's own loop makes a new environment for each frame."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     import gymnasium
@@ -218,7 +218,7 @@ def _draw_classic_control(env: Any, episode: Episode, steps: Iterator[int]) -> I
 
 
 def _draw_by_visualizer(env: Any, episode: Episode, steps: Iterator[int]) -> Iterator[Any]:
-    """Frames of gymnax's visualiser."""
+    """Frames from gymnax's visualiser."""
     import matplotlib.pyplot
     from gymnax.visualize import Visualizer
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -274,7 +274,7 @@ def _write_plot(env: Environment, episode: Episode, file: Path) -> Path:
 def _draw_curves(
     ax: Any, values: np.ndarray, drawstyle: str = "default", labels: Sequence[str] | None = None
 ) -> None:
-    """Values [T, dimensions], one curve for each; dots on short ones, where one step is a dot."""
+    """Draw values [T, dimensions], one curve each; short curves also have a dot per step."""
     from cycler import cycler
 
     ax.set_prop_cycle(cycler(linestyle=("-", "--")) * cycler(color=COLORS))

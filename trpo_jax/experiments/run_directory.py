@@ -37,16 +37,16 @@ _README = """\
 | evaluations.jsonl | one line per evaluation during training: return per seed |
 | evaluation.json | the evaluation at the end |
 | status.json | running, finished, interrupted or failed; updates and steps done |
-| checkpoints/ | whole training states by number of updates (orbax); `--resume` reads the last |
+| checkpoints/ | complete training states by number of updates (orbax); --resume reads the last |
 | best/ | the state with the highest mean return in an evaluation |
 | tensorboard/ | the metrics for `tensorboard --logdir` |
-| *.png, *.svg | pictures; overview.png is drawn at the end |
+| *.png, *.svg | plots; overview.png is drawn at the end |
 
     trpo-jax evaluate {path}        play episodes with the trained policy
-    trpo-jax plot {path}            draw the pictures again
+    trpo-jax plot {path}            draw the plots again
     trpo-jax doctor {path}          say what went wrong, if anything
     trpo-jax render {path}          watch an episode
-    trpo-jax train --resume {path}  go on, bit for bit
+    trpo-jax train --resume {path}  continue, bit for bit
 """
 
 
@@ -54,22 +54,22 @@ _DEFAULT_OPTIONS = RunOptions()
 
 
 class Run(NamedTuple):
-    """A run directory that was read."""
+    """A run directory, as read from disk."""
 
     path: Path
     spec: RunSpec
     total_steps: int
-    """Environment steps per seed that were asked for."""
+    """Environment steps per seed that were requested."""
     versions: dict[str, str]
-    """Of trpo_jax and what it stands on, when the run began."""
+    """Versions of trpo_jax and its dependencies when the run began."""
     options: RunOptions
-    """Checkpoints, evaluations, logs."""
+    """Options for checkpoints, evaluations and logs."""
     notes: tuple[str, ...] = ()
-    """What config.json has of an earlier version that is read as something else today."""
+    """Settings of an earlier version in config.json that were translated."""
 
     def histories(self) -> list[dict[str, np.ndarray]]:
-        """The metrics so far, per seed: name -> array [updates, ...]; NaN where a value was not
-        finite. Besides the fields of `UpdateMetrics` there are `update`, `steps` and `alarm_…`."""
+        """The metrics so far, per seed: name -> array [updates, ...], with NaN for values that were
+        not finite. Adds `update`, `steps` and `alarm_…` to the fields of `UpdateMetrics`."""
         return read_histories(self.path / METRICS, self.spec.seeds)
 
     def evaluations(self) -> list[dict[str, Any]]:
@@ -88,12 +88,12 @@ class RunStatus(NamedTuple):
     last_return: float | None
     """Mean over seeds of the last update's `episode_return`; None if no episode has ended."""
     status: str
-    """running, finished, interrupted, failed, killed: ended without a word, or damaged: its
-    status.json or metrics.jsonl cannot be read."""
+    """running, finished, interrupted or failed; killed, if it ended without recording why; or
+    damaged, if its status.json or metrics.jsonl cannot be read."""
 
 
 def default_directory(env_id: str) -> Path:
-    """runs/ENV-DATE-TIME."""
+    """The directory runs/ENV-DATE-TIME."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     return Path("runs") / f"{re.sub('[/:]', '-', env_id)}-{stamp}"
 
@@ -101,21 +101,21 @@ def default_directory(env_id: str) -> Path:
 def make_run(
     path: Path, spec: RunSpec, total_steps: int, options: RunOptions = _DEFAULT_OPTIONS
 ) -> Run:
-    """A run that begins, or that is to go on for longer; nothing is written."""
+    """A new run, or one to be continued; nothing is written."""
     return Run(path, spec, total_steps, current_versions(), options)
 
 
 def write_run(
     path: Path, spec: RunSpec, total_steps: int, options: RunOptions = _DEFAULT_OPTIONS
 ) -> Run:
-    """The same, with its config.json and README written."""
+    """The same, and write its config.json and README."""
     write_specification(path / CONFIG, spec, total_steps=total_steps, options=options._asdict())
     write_text(path / "README.md", _README.format(path=path))
     return make_run(path, spec, total_steps, options)
 
 
 def load_run(path: Path) -> Run:
-    """Read a run directory. Raises `ValueError` if there is none, or not a readable one."""
+    """Read a run directory. Raises `ValueError` if it does not exist or cannot be read."""
     if (path / SWEEP).is_file() and not (path / CONFIG).is_file():
         raise ValueError(f"run={path} is a sweep and not a run; its best run is {path / BEST}")
     with reading("run", path / CONFIG) as content:
@@ -139,10 +139,10 @@ def list_runs(root: Path) -> list[RunStatus]:
 
 
 def read_status(run: Run) -> RunStatus:
-    """Where a run stands."""
+    """The status of a run."""
     try:
         phase, histories = _phase(run.path), run.histories()
-    except (ValueError, KeyError, TypeError):  # one bad file must not hide all the other runs
+    except (ValueError, KeyError, TypeError):  # one bad file must not hide the other runs
         phase, histories = "damaged", []
     updates = min((len(history.get("update", ())) for history in histories), default=0)
     last = [history["episode_return"][-1] for history in histories if "episode_return" in history]
@@ -159,7 +159,7 @@ def read_status(run: Run) -> RunStatus:
 
 
 def _phase(path: Path) -> str:
-    """What status.json says; "killed" if it says "running" and no process does."""
+    """The status in status.json; "killed" if that is "running" but no process runs."""
     file = path / STATUS
     status = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     phase = str(status["status"]) if status else "running"

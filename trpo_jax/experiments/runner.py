@@ -1,4 +1,4 @@
-"""Training runs: updates in chunks, shown, logged, evaluated, checkpointed, resumed."""
+"""Training runs: updates in chunks, with display, logs, evaluations, checkpoints and resume."""
 
 import contextlib
 import os
@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
     """How a run ended."""
 
     updates: int
-    """Updates done in all."""
+    """Total number of updates done."""
     summary: Summary | None
     """The evaluation at the end; None if the run was interrupted."""
     signal: int | None
@@ -60,11 +60,11 @@ def carry_out(
 ) -> Outcome:
     """Train from the last checkpoint, or from the beginning, to the end, and evaluate.
 
-    Ctrl-C and SIGTERM end it after the chunk of updates at hand, with a checkpoint. A run that was
-    killed and begun again on as many devices ends in the same parameters and the same metrics, bit
-    for bit. Of several processes that call this together only the first one writes the run
-    directory, config.json too, and only once no other one uses it. Raises `ProcessLost` if another
-    process of the run is gone. The run begins with `first_state`, by default that of its seeds.
+    Ctrl-C and SIGTERM stop it after the current chunk of updates, with a checkpoint. A run that was
+    killed and continued on as many devices ends with the same parameters and metrics, bit for bit.
+    If several processes call this together, only the first writes the run directory (config.json
+    too), once no other process uses it. Raises `ProcessLost` if another process of the run is
+    lost. A new run starts with `first_state`, by default that of its seeds.
     """
     devices = devices or Devices(1)
     first_state = initial_state(agent, run.spec) if first_state is None else first_state
@@ -89,7 +89,7 @@ def carry_out(
 def enable_compilation_cache() -> None:
     """Keep compiled programs on disk, so that the same command starts faster the next time.
 
-    The place is `JAX_COMPILATION_CACHE_DIR` or ~/.cache/trpo_jax.
+    They are kept in `JAX_COMPILATION_CACHE_DIR` or ~/.cache/trpo_jax.
     """
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
@@ -121,7 +121,7 @@ class _Session:
         )
         self.done, state = self.devices.from_first(*(found or (0, self.state)))
         self.state, self._saved = self.devices.spread(state), self.done
-        if is_first:  # not before: a state that cannot be read leaves the directory as it was
+        if is_first:  # only now: if the state cannot be read, the directory stays as it was
             layout.write_run(run.path, run.spec, run.total_steps, run.options)
         self._begun = True
         self.evaluations = Evaluations(run, self.agent, self.done, self.devices)
@@ -129,7 +129,7 @@ class _Session:
         self.loggers = _make_loggers(run, self.done, self._files) if is_first else []
 
     def train(self, received_signal: Callable[[], int]) -> None:
-        """Advance until all is done or a process has a signal; hosts work while devices do."""
+        """Advance until done or until a process gets a signal; host and device run in parallel."""
         spec = self.run.spec
         self._write_status("running")
         pace = Pace(MAX_CHUNK)
@@ -160,7 +160,7 @@ class _Session:
         self._checkpoint()
 
     def finish(self) -> Outcome:
-        """The evaluation, if all is done."""
+        """Evaluate, if all updates are done."""
         if self.done < self.total:
             self._write_status("interrupted")
             return Outcome(self.done, None, self._signal)
@@ -178,28 +178,28 @@ class _Session:
         return Outcome(self.done, summary, None)
 
     def record_failure(self, error: Exception) -> None:
-        """Say in the run directory why it ended, unless nothing was written to it yet."""
+        """Record in the run directory why the run ended, unless nothing was written yet."""
         if not self._begun:
             return
         with contextlib.suppress(OSError):
             self._write_status("failed", str(error)[:500])
 
     def close(self) -> None:
-        """Close all files; after an error without saving, so that the last good state stays."""
+        """Close all files. After an error nothing is saved, so the last good state stays."""
         self._files.close()
 
     def _next_visit(self) -> int:
-        """The update at which a chunk has to end, for an evaluation or a checkpoint."""
+        """The update at which a chunk must end, for an evaluation or a checkpoint."""
         intervals = [n for n in (self.eval_every, self.options.checkpoint_every) if n]
         return min([self.total, *((self.done // n + 1) * n for n in intervals)])
 
     def _shardings(self) -> Any:
-        """Of what a chunk returns: the state as it came in, the history in every process."""
+        """Shardings of a chunk's results: the state as before, the history in every process."""
         states = self.devices.shardings(self.state)
         return states and (states, self.devices.everywhere)
 
     def _interrupted_by(self, signal: int) -> bool:
-        """Whether any process has a signal; then all of them stop after the same update."""
+        """Whether any process got a signal; then all of them stop after the same update."""
         self._signal = int(max(self.devices.agree(signal)))
         return self._signal > 0
 
@@ -221,7 +221,7 @@ class _Session:
             self._checkpoint()
 
     def _checkpoint(self) -> None:
-        """Save the state; the logs first, so that no checkpoint knows more than they do."""
+        """Save the state, after the logs, so that no checkpoint is ahead of them."""
         if self.done == self._saved:
             return
         state = self.devices.collect(self.state)

@@ -1,4 +1,4 @@
-"""What determines a training or a sweep, and how that is written down."""
+"""The specification of a run or a sweep, and how it is stored."""
 
 import contextlib
 import importlib.metadata
@@ -27,34 +27,34 @@ class RunSpec(NamedTuple):
     num_seeds: int
     own: tuple[str, ...] = ()
     """Parts of the agent that no setting names: "env", "policy", "critic", "policy_step",
-    "value_fit". Who goes on with the run has to bring them."""
+    "value_fit". They must be passed in again to continue the run."""
     continuous: bool | None = None
-    """Whether actions are real numbers, for the doctor; None: ask the environment."""
+    """Whether actions are continuous, for the doctor. None: ask the environment."""
 
     @property
     def seeds(self) -> list[int]:
-        """Lane i of a vmapped run is the run with seed `seed + i`."""
+        """The seeds of the run; lane i of a vmapped run has seed `seed + i`."""
         return list(range(self.seed, self.seed + self.num_seeds))
 
 
 class RunOptions(NamedTuple):
-    """What surrounds the training and changes no number of it, but for the order of sums."""
+    """Options that do not affect the numbers of a run, except for the order of sums."""
 
     checkpoint_every: int | None = None
-    """Updates between checkpoints; by default about every ten seconds."""
+    """Updates between checkpoints. By default one about every ten seconds."""
     keep: int = 3
-    """Checkpoints that are kept, the newest ones; the best by evaluation is kept apart."""
+    """Number of newest checkpoints to keep; the best by evaluation is kept separately."""
     eval_every: int | None = None
-    """Updates between evaluations; 0 for none. By default as many as cost little, ten at most."""
+    """Updates between evaluations; 0 for none. By default at most ten cheap evaluations."""
     eval_episodes: int = 128
     """Episodes of the evaluation at the end, per seed."""
     tensorboard: bool = True
-    """Write TensorBoard events, besides metrics.jsonl."""
+    """Write TensorBoard events, in addition to metrics.jsonl."""
     wandb: str | None = None
-    """Log to this project of Weights & Biases."""
+    """Log to this Weights & Biases project."""
     devices: int | None = None
-    """Devices that the environments (of several seeds: the seeds) are spread over. By default one,
-    or all those of the processes with --distributed."""
+    """Number of devices to spread the environments over (with several seeds: the seeds). By default
+    one, or with --distributed all devices of all processes."""
 
 
 class SweepSpec(NamedTuple):
@@ -65,9 +65,9 @@ class SweepSpec(NamedTuple):
     config: TRPOConfig
     hparams: HParams
     settings: list[dict[str, float]]
-    """Of the hyperparameters; each is trained in every program."""
+    """Settings of the hyperparameters; each is trained in every program."""
     static: dict[str, list[Any]]
-    """Values per field of the configuration; a program for each of their combinations."""
+    """Values per field of the configuration; one program per combination."""
     seed: int
     num_seeds: int
     total_steps: int
@@ -80,12 +80,12 @@ Spec = TypeVar("Spec", RunSpec, SweepSpec)
 
 
 def num_updates(config: TRPOConfig, total_steps: int) -> int:
-    """Environment steps as updates, rounded up to whole ones."""
+    """Number of updates for some environment steps, rounded up."""
     return -(-total_steps // config.batch_size)
 
 
 def require_seeds(seeds: Sequence[int]) -> None:
-    """Raise `ValueError` unless each is a seed that the int32 of a random key can hold."""
+    """Raise `ValueError` unless each seed fits in the int32 of a random key."""
     for seed in seeds:
         require_whole_number("seed", seed, 0)
         if seed >= 2**31:
@@ -93,7 +93,7 @@ def require_seeds(seeds: Sequence[int]) -> None:
 
 
 def write_specification(file: Path, spec: RunSpec | SweepSpec, **more: Any) -> None:
-    """Write a specification as JSON, with `more` and what it was begun with."""
+    """Write a specification as JSON, with `more`, versions, devices and the command."""
     content = {
         **spec._asdict(),
         "config": vars(spec.config),
@@ -108,7 +108,7 @@ def write_specification(file: Path, spec: RunSpec | SweepSpec, **more: Any) -> N
 
 @contextlib.contextmanager
 def reading(what: str, file: Path) -> Iterator[dict[str, Any]]:
-    """The content of a specification's file; whatever is wrong with it becomes a `ValueError`."""
+    """The content of a specification's file; any fault in it becomes a `ValueError`."""
     if not file.parent.is_dir():
         raise ValueError(
             f"{what}={file.parent} does not exist; `trpo-jax runs` lists the runs there are"
@@ -125,9 +125,10 @@ def reading(what: str, file: Path) -> Iterator[dict[str, Any]]:
 
 
 def specification(kind: type[Spec], content: dict[str, Any]) -> tuple[Spec, list[str]]:
-    """The specification in a file's content, and what of it is read as something else today.
+    """The specification in a file's content, with notes on settings that were lost.
 
-    JSON knows no tuples. Settings of earlier versions are read as the nearest of today.
+    Restores tuples, which JSON lacks, and translates settings of earlier versions to the nearest
+    current ones.
     """
     fields = {name: content[name] for name in kind._fields if name in content}
     config, notes = _current_config(fields["config"])
@@ -143,7 +144,7 @@ _RENAMED = {"curvature_chunk_size": "chunk_size"}
 
 
 def _current_config(stored: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The fields of `TRPOConfig` from those of any version, and what was lost."""
+    """Translate the fields of `TRPOConfig` of any version; also returns notes on what was lost."""
     config = {
         _RENAMED.get(name, name): tuple(value) if isinstance(value, list) else value
         for name, value in stored.items()
@@ -163,14 +164,14 @@ def _current_config(stored: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def current_versions() -> dict[str, str]:
-    """Of everything that decides whether a run continues bit for bit."""
+    """Versions of all that decides whether a run continues bit for bit."""
     packages = ("trpo_jax", "jax", "jaxlib", "flax", "optax", "gymnax", "brax")
     versions = {name: importlib.metadata.version(name.replace("_", "-")) for name in packages}
     return {**versions, "python": platform.python_version()}
 
 
 def changes(then: dict[str, str], devices_then: int, devices_now: int) -> list[str]:
-    """Why something that goes on will not do so bit for bit, one sentence each."""
+    """Reasons why a run will not continue bit for bit, one sentence each."""
     before = {**then, "devices": devices_then}
     now = {**current_versions(), "devices": devices_now}
     return [

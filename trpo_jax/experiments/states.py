@@ -1,4 +1,4 @@
-"""The agent of a run and its states: before its first update, on disk, and in between."""
+"""The agent of a run, and its states: initial, stored, and in between."""
 
 import contextlib
 import json
@@ -18,14 +18,14 @@ from trpo_jax.learner.trpo import Agent, make_trpo
 
 
 def make_agent(spec: RunSpec | SweepSpec, **brought: Any) -> Agent:
-    """The agent that is trained; raises `ValueError` if environment or settings cannot work.
+    """The agent of a run. Raises `ValueError` if environment or settings cannot work.
 
     `brought` are the parts that the specification does not name: `env`, and those of `make_trpo`.
     """
     if spec.config.algorithm == "trpo_adaptive_damping" and spec.hparams.cg_damping == 0:
         raise ValueError(
             f"cg_damping={spec.hparams.cg_damping} with algorithm=trpo_adaptive_damping: the "
-            "damping is changed by factors and would stay zero; give it a positive value"
+            "damping is adapted by factors and would stay zero; use a positive value"
         )
     brought = {name: part for name, part in brought.items() if part is not None}
     missing = [name for name in getattr(spec, "own", ()) if name not in brought]
@@ -39,7 +39,7 @@ def make_agent(spec: RunSpec | SweepSpec, **brought: Any) -> Agent:
 
 
 def spec_of(agent: Agent, hparams: HParams, seed: int, num_seeds: int) -> RunSpec:
-    """What determines a run of an agent that was made in Python."""
+    """The specification of a run of an agent that was made in Python."""
     env, config, own = agent.parts.env, agent.parts.config, agent.parts.own
     env_id, env_kwargs = env.recipe or (env.name, {})
     if env.recipe is None or not _is_plain(env_kwargs):
@@ -49,7 +49,7 @@ def spec_of(agent: Agent, hparams: HParams, seed: int, num_seeds: int) -> RunSpe
 
 
 def _is_plain(kwargs: dict[str, Any]) -> bool:
-    """Whether JSON gives back what it is given."""
+    """Whether keywords survive a round trip through JSON."""
     try:
         return json.loads(json.dumps(kwargs)) == kwargs
     except (TypeError, ValueError):
@@ -57,7 +57,7 @@ def _is_plain(kwargs: dict[str, Any]) -> bool:
 
 
 def initial_state(agent: Agent, spec: RunSpec) -> Any:
-    """The state before the first update; with a leading axis of seeds if there are several."""
+    """The state before the first update, with a leading axis if there are several seeds."""
     if spec.num_seeds == 1:
         return agent.init(jax.random.key(spec.seed))
     return jax.vmap(lambda seed: agent.init(jax.random.key(seed)))(jnp.asarray(spec.seeds))
@@ -67,7 +67,7 @@ def lane(spec: RunSpec, state: Any, seed: int) -> Any:
     """The state of one seed of a run."""
     if seed not in spec.seeds:
         raise ValueError(
-            f"seed={seed} is not of this run; it has {', '.join(map(str, spec.seeds))}"
+            f"seed={seed} is not one of this run; it has {', '.join(map(str, spec.seeds))}"
         )
     if spec.num_seeds == 1:
         return state
@@ -75,12 +75,12 @@ def lane(spec: RunSpec, state: Any, seed: int) -> Any:
 
 
 def updates_done(run: Run) -> int:
-    """Updates up to the last checkpoint."""
+    """Number of updates up to the last checkpoint."""
     return max(Checkpoints(run.path / layout.CHECKPOINTS).updates(), default=0)
 
 
 def final_state(run: Run, agent: Agent, which: str = "last") -> Any:
-    """The state of a run at its "last" or "best" checkpoint, or after an update that has one."""
+    """The state of a run at its "last" or "best" checkpoint, or at a numbered one."""
     checkpoints = Checkpoints(run.path / (layout.BEST if which == "best" else layout.CHECKPOINTS))
     updates = checkpoints.updates()
     if not updates:
@@ -91,13 +91,13 @@ def final_state(run: Run, agent: Agent, which: str = "last") -> Any:
         update = int(which)
     else:
         there = ", ".join(map(str, updates))
-        raise ValueError(f"checkpoint={which} is not there; use last, best or one of {there}")
+        raise ValueError(f"checkpoint={which} does not exist; use last, best or one of {there}")
     with contextlib.closing(checkpoints):
         return checkpoints.restore(update, initial_state(agent, run.spec))
 
 
 def state_at(run: Run, agent: Agent, updates: int) -> Any:
-    """The state after so many updates: of the nearest checkpoint before, and trained on."""
+    """The state after `updates` updates: trained on from the nearest checkpoint before."""
     with contextlib.closing(Checkpoints(run.path / layout.CHECKPOINTS)) as checkpoints:
         earlier = [update for update in checkpoints.updates() if update <= updates]
         done = max(earlier, default=0)
@@ -115,5 +115,5 @@ def state_at(run: Run, agent: Agent, updates: int) -> Any:
 
 
 def make_lanes(agent: Agent, spec: RunSpec) -> Update:
-    """The update of all seeds of a run."""
+    """The update of all seeds of a run, in parallel."""
     return seed_lanes(agent) if spec.num_seeds > 1 else one_lane(agent)

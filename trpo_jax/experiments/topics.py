@@ -1,4 +1,4 @@
-"""What the pictures of a run show: one topic a panel."""
+"""The topics that are plotted for a run, one per panel."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,14 +14,14 @@ LINE_STYLES = ("-", "--", "-.", ":")
 
 
 class Curves(NamedTuple):
-    """One run, as the pictures need it."""
+    """One run, prepared for plotting."""
 
     label: str
     color: str
     style: Any
     run: Run
     histories: list[dict[str, np.ndarray]]
-    """One per seed; runs without an update have none."""
+    """One history per seed; none for a run without updates."""
 
     @property
     def steps(self) -> np.ndarray:
@@ -29,9 +29,9 @@ class Curves(NamedTuple):
         return self.stack("steps")[0]
 
     def stack(self, name: str) -> np.ndarray:
-        """[seeds, updates, ...]: a metric; updates that some seed lacks are left out.
+        """[seeds, updates, ...]: a metric, for the updates that all seeds have.
 
-        NaN for what the method does not report.
+        NaN if the method does not report the metric.
         """
         if any(name not in history for history in self.histories):
             return np.full_like(self.stack("kl"), np.nan)
@@ -41,7 +41,7 @@ class Curves(NamedTuple):
 
 
 class Topic(NamedTuple):
-    """One panel of the overview, and one picture of its own."""
+    """One panel of the overview, and one plot of its own."""
 
     name: str
     title: str
@@ -55,7 +55,7 @@ def _line(ax: Any, curves: Curves, values: np.ndarray, **style: Any) -> None:
 
 
 def _pair(ax: Any, curves: list[Curves], solid: tuple[str, str], dotted: tuple[str, str]) -> None:
-    """Two metrics per run, each a pair of name and label: the second one dotted."""
+    """Draw two metrics per run, each given by name and label; the second is dotted."""
     for (name, label), linestyle in ((dotted, ":"), (solid, "-")):
         for each in curves:
             _line(ax, each, each.stack(name), linestyle=linestyle)
@@ -63,7 +63,7 @@ def _pair(ax: Any, curves: list[Curves], solid: tuple[str, str], dotted: tuple[s
 
 
 def _explain_style(ax: Any, curves: list[Curves], linestyle: str, label: str) -> None:
-    """An entry of the legend for a line style, which all runs share."""
+    """A legend entry for a line style that all runs share."""
     color = curves[0].color if len(curves) == 1 else "0.3"
     ax.plot([], [], color=color, linestyle=linestyle, label=label)
 
@@ -99,7 +99,7 @@ def _improvement(ax: Any, curves: list[Curves]) -> None:
 
 
 def _residuals(ax: Any, curves: list[Curves]) -> None:
-    """Relative residual after some iterations of one run, or after the last of each run."""
+    """Relative residuals: of one run after several iterations, of several runs after the last."""
     for each in curves:
         norms = each.stack("cg_residual_norms")
         if norms.ndim < 3:  # a method without conjugate gradients
@@ -116,7 +116,7 @@ def _residuals(ax: Any, curves: list[Curves]) -> None:
 
 
 def _lighter(color: str, share: float) -> tuple[float, ...]:
-    """A colour mixed with white, of which it keeps a share."""
+    """A colour mixed with white; `share` of the colour is kept."""
     from matplotlib.colors import to_rgb
 
     return tuple(1 - share * (1 - part) for part in to_rgb(color))

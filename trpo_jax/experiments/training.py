@@ -1,4 +1,4 @@
-"""A run on disk from Python: all that the command line gives, for an agent of one's own."""
+"""Runs on disk from Python: what the command line offers, for any agent."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,16 +29,16 @@ _OPTIONS = RunOptions()
 
 
 class TrainedRun(NamedTuple):
-    """A run directory, as Python sees it."""
+    """A run directory, loaded into Python."""
 
     agent: Agent
     """The agent that was trained."""
     state: TrainState
     """Its state after the last update; with several seeds, [seeds, ...]."""
     history: list[dict[str, np.ndarray]]
-    """Metrics per seed: name -> [updates, ...]."""
+    """Metrics of each seed: name -> [updates, ...]."""
     evaluation: Summary | None
-    """The evaluation at the end; None if the run was interrupted, or only read."""
+    """The evaluation at the end; None if the run was interrupted or only loaded."""
     path: Path
     """The run directory."""
 
@@ -56,16 +56,14 @@ def train_run(
     initial_state: TrainState | None = None,
     quiet: bool = False,
 ) -> TrainedRun:
-    """Train an agent in a run directory, as `trpo-jax train` does: environment, networks and policy
-    step may be one's own.
+    """Train an agent in a run directory, like `trpo-jax train`, for any environment and parts.
 
     `out` is a new or empty directory, by default runs/ENV-DATE-TIME. With `resume` the run in `out`
-    goes on, bit for bit, from its last checkpoint, with the settings that it has, up to
-    `total_steps` environment steps per seed. `options` are those of the command line: checkpoints,
-    evaluations, logs, devices. A run begins with `initial_state` instead of `agent.init`, if given;
-    with several seeds its leaves are [num_seeds, ...]. Ctrl-C ends it with a checkpoint. Plots,
-    doctor and `load_run` read the directory. Raises `ValueError` on anything that cannot work,
-    before anything is written.
+    continues, bit for bit, from its last checkpoint and with its own settings, up to `total_steps`
+    environment steps per seed. `options` are those of the command line: checkpoints, evaluations,
+    logs, devices. `initial_state` replaces `agent.init`; with several seeds its leaves are
+    [num_seeds, ...]. Ctrl-C stops the run with a checkpoint. Plots, doctor and `load_run` read the
+    directory. Raises `ValueError` for anything that cannot work, before anything is written.
     """
     _require(agent, hparams, total_steps, seed, num_seeds, options)
     console = Console(quiet=quiet)
@@ -94,13 +92,15 @@ def train_run(
 def load_run(path: str | Path, *, checkpoint: str | int = "last", **parts: Any) -> TrainedRun:
     """Read a run: its agent, a state, and the metrics so far.
 
-    `checkpoint` is "last", "best" or the number of updates of one that was kept. Parts of the run's
-    own have to be brought again: `env=`, `policy=`, `critic=`, `policy_step=`, `value_fit=`. Raises
-    `ValueError` if they are missing, or the directory is not a run.
+    `checkpoint` is "last", "best" or the number of updates of a checkpoint. Parts that were not
+    made from the settings must be passed in again: `env=`, `policy=`, `critic=`, `policy_step=`,
+    `value_fit=`. Raises `ValueError` if one is missing, or if the directory is not a run.
     """
     known = ("env", "policy", "critic", "policy_step", "value_fit")
     if unknown := [name for name in parts if name not in known]:
-        raise ValueError(f"{unknown[0]} is no part of an agent; those are {', '.join(known)}")
+        raise ValueError(
+            f"{unknown[0]} is not a part of an agent; the parts are {', '.join(known)}"
+        )
     run = layout.load_run(Path(path))
     agent = states.make_agent(run.spec, **parts)
     state = states.final_state(run, agent, str(checkpoint))
@@ -128,9 +128,9 @@ def _run_to_resume(
     num_devices: int,
     console: Console,
 ) -> Run:
-    """The run in a directory, if it is of the same settings and not done yet."""
+    """The run in a directory. Raises `ValueError` if its settings differ or it is done."""
     if out is None:
-        raise ValueError("out is missing; resume=True goes on with the run in this directory")
+        raise ValueError("out is missing; resume=True continues the run in this directory")
     run = layout.load_run(Path(out))
     for name, value, kept in zip(spec._fields, spec, run.spec, strict=True):
         if value != kept and not (name == "continuous" and kept is None):

@@ -1,4 +1,4 @@
-"""One seed of a run, as the rules see it, and what its returns say."""
+"""One seed of a run, as the rules see it, and statistics of its returns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ import numpy as np
 from trpo_jax.config import HParams, TRPOConfig
 
 OFTEN = 0.2
-"""Share of updates that counts as often."""
+"""Fraction of updates that counts as often."""
 MOSTLY = 0.5
-"""Share of updates, or of units, that counts as most."""
+"""Fraction of updates, or of units, that counts as most."""
 ENOUGH_RETURNS = 8
-"""Fewer do not tell a change of the return from noise."""
+"""With fewer, a change of the return cannot be told from noise."""
 _SHOWN_UPDATES = 5
 
 
@@ -25,7 +25,7 @@ class Case:
     config: TRPOConfig
     hparams: HParams
     continuous: bool | None
-    """Whether the actions are continuous; None if that is not known."""
+    """Whether the actions are continuous; None if unknown."""
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.history:
@@ -37,12 +37,12 @@ class Case:
 
     @property
     def has_trust_region(self) -> bool:
-        """Whether the policy step reported one; plain policy gradients have none."""
+        """Whether the policy step reported a trust region; plain policy gradients have none."""
         return "candidate_kls" in self.history or "kl" not in self.history
 
     @property
     def returns(self) -> np.ndarray:
-        """The returns of those updates in which episodes ended."""
+        """The returns of the updates in which episodes ended."""
         return self["episode_return"][self["num_episodes"] > 0]
 
     def median(self, values: np.ndarray) -> float:
@@ -51,31 +51,31 @@ class Case:
         return float(np.median(finite)) if finite.size else float("nan")
 
     def updates(self, mask: np.ndarray) -> tuple[int, ...]:
-        """The first few updates of a mask."""
+        """The first few updates that a mask selects."""
         return tuple(int(update) for update in self["update"][mask][:_SHOWN_UPDATES])
 
     @property
     def num_dimensions(self) -> int:
-        """Action dimensions, from the two KLs."""
+        """Number of action dimensions, from the two KLs."""
         kl, per_dimension = self["kl"], self["kl_per_dimension"]
         usable = per_dimension > 0
         return round(float(np.median(kl[usable] / per_dimension[usable]))) if usable.any() else 1
 
 
 def early_return(returns: np.ndarray) -> float:
-    """Return at the start: mean of the first tenth, of three at least."""
+    """Return at the start: mean of the first tenth, but of at least three."""
     finite = returns[np.isfinite(returns)]
     return float(finite[: _width(finite)].mean()) if finite.size else float("nan")
 
 
 def late_return(returns: np.ndarray) -> float:
-    """Return at the end: mean of the last tenth, of three at least."""
+    """Return at the end: mean of the last tenth, but of at least three."""
     finite = returns[np.isfinite(returns)]
     return float(finite[-_width(finite) :].mean()) if finite.size else float("nan")
 
 
 def best_return(returns: np.ndarray) -> float:
-    """Highest mean over a tenth of the returns in a row, over three at least."""
+    """Highest mean of a tenth of the returns in a row, but of at least three."""
     finite = returns[np.isfinite(returns)]
     if not finite.size:
         return float("nan")
@@ -84,12 +84,12 @@ def best_return(returns: np.ndarray) -> float:
 
 
 def _width(returns: np.ndarray) -> int:
-    """How many returns are averaged; a single one is too noisy to judge by."""
+    """How many returns to average; a single one is too noisy."""
     return min(returns.size, max(3, returns.size // 10))
 
 
 def spread(returns: np.ndarray) -> float:
-    """Twice the noise of the return: what it jumps from one update to the next; ∞ for too few."""
+    """Twice the noise of the return, from its jumps between updates; ∞ if there are too few."""
     finite = returns[np.isfinite(returns)]
     if finite.size < ENOUGH_RETURNS:
         return float("inf")

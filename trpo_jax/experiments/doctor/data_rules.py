@@ -1,4 +1,4 @@
-"""Rules about what goes in: the data and the settings."""
+"""Rules about the inputs: data and settings."""
 
 import numpy as np
 
@@ -7,13 +7,13 @@ from trpo_jax.experiments.doctor.findings import Finding
 from trpo_jax.experiments.doctor.solver_rules import USUAL_ITERATIONS
 
 EXPLOSION = 1e3
-"""Growth of the advantages' deviation within a run."""
+"""Growth of the advantages' deviation within a run that counts as an explosion."""
 FLAT = 1e-7
-"""Deviation of raw advantages, relative to their size, that is no signal."""
+"""Deviation of raw advantages, relative to their size, below which there is no signal."""
 
 
 def off_policy(case: Case) -> Finding | None:
-    """D1: data of another policy version."""
+    """D1: data from another policy version."""
     refused = case["alarm_off_policy"]
     if not refused.any():
         return None
@@ -32,7 +32,7 @@ def off_policy(case: Case) -> Finding | None:
 
 
 def invalid_data(case: Case) -> Finding | None:
-    """Values that are not finite came from the environment."""
+    """The environment returned NaN or infinite values."""
     spoilt = case["alarm_invalid_data"]
     if not spoilt.any():
         return None
@@ -87,7 +87,7 @@ def no_signal(case: Case) -> Finding | None:
 
 
 def settings(case: Case) -> Finding | None:
-    """D6: settings that the article warns of."""
+    """D6: settings that the article warns about."""
     config, hparams = case.config, case.hparams
     max_kl = float(np.max(hparams.max_kl))
     doubts = [

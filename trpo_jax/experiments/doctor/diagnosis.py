@@ -1,8 +1,8 @@
-"""What went wrong in a run, on which numbers that rests, and what to change.
+"""What went wrong in a run, which numbers show it, and what to change.
 
-The rules are the rows D1–D6 (debugging) and M1–M8 (monitoring) of the source article. Each looks at
-the metrics of one seed and gives a finding or none; they stand in the order of cause before effect,
-so that the first severe finding is the main one.
+The rules are the rows D1–D6 (debugging) and M1–M8 (monitoring) of the source article. Each examines
+the metrics of one seed and returns a finding or None. Causes come before effects, so the first
+severe finding is the main one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +36,7 @@ RULES: tuple[Callable[[Case], Finding | None], ...] = (
     solver_rules.unlike_prediction,
     data_rules.settings,
 )
-"""Causes before effects."""
+"""All rules, causes before effects."""
 _OF_TRUST_REGIONS = {
     solver_rules.singular_curvature,
     solver_rules.cg_unconverged,
@@ -54,11 +54,11 @@ def diagnose(
     *,
     continuous: bool | None = None,
 ) -> Diagnosis:
-    """Examine the metrics of a training.
+    """Diagnose a training from its metrics.
 
-    `history` is what `agent.train` returns, [updates, ...] or [seeds, updates, ...], or what
-    `Run.histories` does. `continuous` says whether the actions are, for the check of max_kl.
-    Raises `ValueError` if an argument is of another kind, or a metric is missing.
+    `history` is the one from `agent.train`, [updates, ...] or [seeds, updates, ...], or from
+    `Run.histories`. `continuous` says whether actions are continuous, for the check of max_kl.
+    Raises `ValueError` if an argument has the wrong type or a metric is missing.
     """
     _require_kinds(history, config, hparams)
     cases = [Case(each, config, hparams, continuous) for each in _as_histories(history)]
@@ -125,7 +125,7 @@ def _as_histories(history: Any) -> list[Mapping[str, np.ndarray]]:
 
 
 def _merge(findings: list[Finding], num_seeds: int) -> Finding:
-    """The same finding of several seeds: the gravest of them, and how many there are."""
+    """The same finding of several seeds: the most severe one, with their number."""
     gravest = min(findings, key=lambda finding: SEVERITIES.index(finding.severity))
     if num_seeds == 1 or gravest.name == "settings":
         return gravest

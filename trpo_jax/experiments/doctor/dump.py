@@ -1,4 +1,4 @@
-"""What an update learned from, as files to inspect by hand."""
+"""The data of an update, as files to inspect by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from trpo_jax.learner.bookkeeping import scale_rewards
 
 
 def dump(run: Run, update: int | None, directory: Path) -> list[Path]:
-    """Write what an update learned from: advantages.npy, vf_loss.npy and batch.npz.
+    """Write the data of an update: advantages.npy, vf_loss.npy and batch.npz.
 
-    The update is done again, from the nearest checkpoint before it. By default it is one that the
-    main finding rests on, else the last. advantages.npy holds the raw advantages [B], vf_loss.npy
-    the critic's squared errors [B] before its fit; with several seeds they are [seeds, B].
+    The update is repeated, from the nearest checkpoint before it. By default it is one that the
+    main finding refers to, or else the last. advantages.npy holds the raw advantages [B],
+    vf_loss.npy the critic's squared errors [B] before its fit; with several seeds, [seeds, B].
     """
     number = len(run.histories()[0].get("update", ()))
     if update is None:

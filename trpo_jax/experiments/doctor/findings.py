@@ -1,4 +1,4 @@
-"""What `doctor` says: findings, and all of them as text or JSON."""
+"""The doctor's findings, and their report as text or JSON."""
 
 import json
 import textwrap
@@ -6,11 +6,11 @@ from typing import Literal, NamedTuple
 
 Severity = Literal["severe", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("severe", "warning", "note")
-"""The gravest first."""
+"""The most severe first."""
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong."""
+    """One fault that was found."""
 
     name: str
     """Name of the rule."""
@@ -20,13 +20,13 @@ class Finding(NamedTuple):
     title: str
     """What is wrong, in a few words."""
     evidence: str
-    """The numbers that it rests on."""
+    """The numbers that show it."""
     updates: tuple[int, ...]
-    """The updates that it rests on; empty if it is about all of them, or the settings."""
+    """The updates that show it; empty if it concerns all of them, or the settings."""
     causes: tuple[str, ...]
-    """Likely causes, the likeliest first."""
+    """Likely causes, the most likely first."""
     remedies: tuple[str, ...]
-    """What to change, as command-line options where it is one."""
+    """What to change, as command-line options if possible."""
 
 
 class Diagnosis(NamedTuple):

@@ -1,4 +1,4 @@
-"""Rules about what comes of it: the networks, the critic, the return."""
+"""Rules about the results: networks, critic, return."""
 
 import numpy as np
 
@@ -16,25 +16,26 @@ from trpo_jax.experiments.doctor.findings import Finding
 from trpo_jax.learner.monitoring import INACTIVE_UNITS
 
 IDLE_FIT = 0.99
-"""Median of value loss after / before the fit, of a fit that does nothing. Injected faults 0.999
-and more, healthy presets below 0.8."""
+"""Median of value loss after / before the fit above which the fit does nothing. Injected faults
+have 0.999 and more, healthy presets less than 0.8."""
 SLOW_FIT = 0.97
-"""The same, of a fit that does too little."""
+"""The same ratio, above which the fit does too little."""
 POOR_CRITIC = 0.5
-"""Explained variance below which an idle fit is not merely done."""
+"""Explained variance below which an idle fit is a fault, and not just converged."""
 COLLAPSED_ENTROPY = 0.1
-"""Share of the first entropy (discrete) below which a policy is nearly deterministic."""
+"""Fraction of the initial entropy below which a discrete policy is nearly deterministic."""
 COLLAPSED_LOG_STD = 2.0
-"""Nats per action dimension lost since the start, the same for continuous actions."""
+"""The same for continuous actions: nats per action dimension lost since the start."""
 CLEAR_TREND = 0.5
 """Rank correlation of return and update that counts as a trend."""
 PREFERENCE = 0.5
-"""Share of the advantages that one step's direction explains in a tenth of the updates: above it
-they favour some actions whatever the state. Injected faults above 1, healthy presets below 0.2."""
+"""Fraction of the advantages that one step's direction explains in a tenth of the updates; above it
+they favour some actions in every state. Injected faults have more than 1, healthy presets less
+than 0.2."""
 
 
 def dead_units(case: Case) -> Finding | None:
-    """M6, D4: units that answer to no input."""
+    """M6, D4: units that respond to no input."""
     shares = np.nan_to_num(case["inactive_units"])
     worst = shares.max(axis=1, initial=0)
     late = float(np.median(worst[-max(1, len(worst) // 4) :]))
@@ -89,7 +90,7 @@ def failed_value_fit(case: Case) -> Finding | None:
 
 
 def _other_fits(case: Case, step_size: str, share: float) -> tuple[str, ...]:
-    """What else to fit with than Adam as it is; L-BFGS has no step size to change."""
+    """Other ways to fit than the present Adam; L-BFGS has no step size to change."""
     if case.config.value_optimizer == "lbfgs":
         return ()
     rate = share * float(np.min(case.hparams.value_learning_rate))
@@ -97,13 +98,13 @@ def _other_fits(case: Case, step_size: str, share: float) -> tuple[str, ...]:
 
 
 def biased_advantages(case: Case) -> Finding | None:
-    """D3: the surrogate rises; the return falls, or does not rise for all that it promises."""
+    """D3: the surrogate rises, but the return falls, or does not rise as promised."""
     returns = case.returns
     early, late, noise = early_return(returns), late_return(returns), spread(returns)
     gained = case["accepted"] & (case["improvement"] > 0)
     falls = late < early - noise and trend(returns) <= -CLEAR_TREND
     explained = float(np.quantile(_share_of_direction(case), 0.9))
-    # A collapse of the entropy is such a direction too, and has a finding of its own.
+    # A collapse of the entropy is such a direction too, but has its own finding.
     favours = explained > PREFERENCE and late <= early + noise and entropy_collapse(case) is None
     if gained.mean() < MOSTLY or not (falls or favours):
         return None
@@ -125,7 +126,7 @@ def biased_advantages(case: Case) -> Finding | None:
 
 
 def _share_of_direction(case: Case) -> np.ndarray:
-    """Share of the advantages' mean square that the full step's direction explains; [updates].
+    """Fraction of the advantages' mean square that the full step's direction explains; [updates].
 
     (gᵀΔθ)² / (2δ E[A²]) ≤ 1 by Cauchy and Schwarz, for advantages of this policy's own data.
     """
@@ -139,7 +140,7 @@ def _share_of_direction(case: Case) -> np.ndarray:
 
 
 def entropy_collapse(case: Case) -> Finding | None:
-    """D4, M5: the policy became nearly deterministic without having become better."""
+    """D4, M5: the policy became nearly deterministic without improving."""
     entropy, returns = case["entropy"], case.returns
     lost = entropy[0] - entropy[-1]
     dimensions = case.num_dimensions
@@ -166,7 +167,7 @@ def entropy_collapse(case: Case) -> Finding | None:
 
 
 def collapse(case: Case) -> Finding | None:
-    """M7: the return was lost again."""
+    """M7: the return rose, and was lost again."""
     returns = case.returns
     drops = case["alarm_return_drop"]
     best, late, early = best_return(returns), late_return(returns), early_return(returns)

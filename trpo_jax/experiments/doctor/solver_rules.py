@@ -7,19 +7,19 @@ from trpo_jax.experiments.doctor.findings import Finding
 from trpo_jax.solver.info import StepStatus
 
 USUAL_ITERATIONS = 10
-"""The article's least number of CG iterations; with fewer, a rest of a tenth draws a warning."""
+"""The article's minimum of CG iterations; with fewer, a residual of a tenth is a warning."""
 UNSOLVED_RESIDUAL = 0.3
 """Median ‖r‖/‖g‖ at the end of CG. Healthy presets stay below 0.1; one iteration leaves 0.5."""
 POOR_RESIDUAL = 0.1
 WRONG_MODEL = 5.0
 """KL of the first candidate, as a multiple of δ, above which the quadratic model is off."""
 STRETCHED_MODEL = 1.3
-"""The same, above which it is stretched. Healthy presets 0.5–0.9; a singular one without damping
-1.5–2.1."""
+"""The same, above which it is stretched. Healthy presets have 0.5–0.9, a singular one without
+damping 1.5–2.1."""
 
 
 def singular_curvature(case: Case) -> Finding | None:
-    """D2, M1: H + λI is not positive definite to rounding, or the model that it makes is wrong."""
+    """D2, M1: H + λI is numerically not positive definite, or the quadratic model is wrong."""
     broken = case["cg_breakdown"] | np.isin(
         case["status"], (StepStatus.NOT_FINITE, StepStatus.BAD_CURVATURE)
     )
@@ -49,7 +49,7 @@ def singular_curvature(case: Case) -> Finding | None:
 
 
 def cg_unconverged(case: Case) -> Finding | None:
-    """D2, M2: the natural gradient is not solved for."""
+    """D2, M2: conjugate gradients do not converge to the natural gradient."""
     norms = case["cg_residual_norms"]
     start = norms[:, 0]
     relative = norms[:, -1] / np.where(start > 0, start, np.nan)
@@ -73,7 +73,7 @@ def cg_unconverged(case: Case) -> Finding | None:
 
 
 def _damping(case: Case) -> float:
-    """The damping that was used, which with adaptive damping is not the one that was set."""
+    """The damping that was used; with adaptive damping it differs from the setting."""
     return float(np.median(case.history.get("damping", case.hparams.cg_damping)))
 
 

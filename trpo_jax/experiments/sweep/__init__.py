@@ -1,4 +1,4 @@
-"""Many trainings side by side: settings × seeds, vmapped, in slices that fit the memory."""
+"""Many trainings in parallel: settings × seeds, vmapped, in slices that fit in memory."""
 
 from trpo_jax.experiments.sweep.result import Row, SweepResult
 from trpo_jax.experiments.sweep.settings import Setting, grid, random_settings, static_settings

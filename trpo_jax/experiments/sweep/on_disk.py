@@ -1,4 +1,4 @@
-"""A sweep on disk: its results as table and pictures, and its best lane as a run of its own."""
+"""A sweep on disk: its results as table and plots, and its best lane as a run."""
 
 import contextlib
 import csv
@@ -37,22 +37,22 @@ RESULTS = "results.csv"
 
 
 class StoredSweep(NamedTuple):
-    """What is to be swept, and what it was begun with."""
+    """The specification of a sweep, with the versions and devices it was started on."""
 
     spec: SweepSpec
     versions: dict[str, str]
     num_devices: int
     notes: tuple[str, ...]
-    """What the file has of an earlier version that is read as something else today."""
+    """Settings of an earlier version in the file that were translated."""
 
 
 def store_sweep(path: Path, spec: SweepSpec, num_devices: int) -> None:
-    """Write down what is to be swept, on how many devices."""
+    """Write the specification of a sweep, and its number of devices."""
     write_specification(path / SPEC, spec, num_devices=num_devices)
 
 
 def load_sweep(path: Path) -> StoredSweep:
-    """Read that again. Raises `ValueError` if there is none, or not a readable one."""
+    """Read it. Raises `ValueError` if it does not exist or cannot be read."""
     with reading("sweep", path / SPEC) as content:
         spec, notes = specification(SweepSpec, content)
         return StoredSweep(spec, content["versions"], content["num_devices"], tuple(notes))
@@ -61,9 +61,10 @@ def load_sweep(path: Path) -> StoredSweep:
 def run_sweep(
     path: Path, spec: SweepSpec, console: Console, devices: Devices | None = None
 ) -> SweepResult:
-    """Carry a sweep out, or on; leaves its best lane as a run, pictures, and results.csv.
+    """Run or continue a sweep; writes its best lane as a run, plots, and results.csv.
 
-    That file says that all is done, so it comes last: what a kill cuts off is done again.
+    results.csv marks the sweep as complete, so it is written last: after a kill, unfinished work
+    is repeated.
     """
     with locked(path):
         result = _train_all(path, spec, console, devices)
@@ -109,7 +110,7 @@ def _train_all(
 
 
 class _PartCheckpoints:
-    """The progress of each part of a sweep, in a directory of its own."""
+    """Checkpoints of the progress of each part of a sweep, in a directory per part."""
 
     def __init__(self, directory: Path, console: Console):
         self._directory, self._console = directory, console
@@ -117,12 +118,12 @@ class _PartCheckpoints:
         self._checkpoints: Checkpoints | None = None
 
     def load(self, part: int, like: Any) -> tuple[int, Any] | None:
-        """The newest progress of a part that can be read, in writable arrays."""
+        """The newest readable progress of a part, in writable arrays."""
         found = self._part(part).restore_newest(like, warn=self._console.print)
         return found and (found[0], jax.tree.map(np.array, found[1]))
 
     def save(self, part: int, number: int, progress: Any) -> None:
-        """Write it, in the background."""
+        """Write the progress of a part, in the background."""
         self._part(part).save(number, progress)
 
     def close(self) -> None:
@@ -131,7 +132,7 @@ class _PartCheckpoints:
             self._checkpoints.close()
 
     def _part(self, part: int) -> Checkpoints:
-        """One is open at a time: the one before is done when the next begins."""
+        """The checkpoints of a part. Only one is open at a time; parts come one after the other."""
         if self._checkpoints is None or part != self._number:
             self.close()
             self._number, self._checkpoints = part, Checkpoints(self._directory / str(part), keep=1)
@@ -139,7 +140,7 @@ class _PartCheckpoints:
 
 
 def write_results(file: Path, result: SweepResult) -> None:
-    """One line per setting, the best first; in one step."""
+    """Write one line per setting, the best first, atomically."""
     rows = result.table()
     names = list(rows[0].setting)
     figures = ("mean", "interquartile_mean", "low", "high", "updates", "steps")
@@ -154,7 +155,7 @@ def write_results(file: Path, result: SweepResult) -> None:
 
 
 def write_best(path: Path, spec: SweepSpec, result: SweepResult) -> Run:
-    """The best seed of the best setting as a run: it trains on, evaluates and renders like any."""
+    """Write the best seed of the best setting as a run, which behaves like any other."""
     row = result.table()[0]
     seed = result.best_seed(row.number)
     config = result.part_of(row.number).config

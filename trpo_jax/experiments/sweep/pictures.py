@@ -1,4 +1,4 @@
-"""Pictures of a sweep: heat map, sensitivity, learning curves of the best."""
+"""Plots of a sweep: heat map, sensitivity, learning curves of the best settings."""
 
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ _DROPPED = "one run, dropped by halving"
 
 
 def plot_sweep(result: SweepResult, title: str, directory: Path) -> list[Path]:
-    """Draw the learning curves of the best settings, a sensitivity curve per axis, and for two axes
-    a heat map of their product, or a map of the settings that were drawn at random."""
+    """Draw the learning curves of the best settings and a sensitivity curve per axis; for two axes
+    also a heat map of their product, or a scatter plot of random settings."""
     axes = result.varied()
     figures = {"best_curves": _learning_curves(result, title)}
     for name, values in axes.items():
@@ -79,7 +79,7 @@ def _sensitivity(result: SweepResult, name: str, values: list[Any], title: str) 
 
 
 def _places(ax: Any, values: list[Any]) -> dict[Any, float]:
-    """Where the values of a setting lie: numbers where they are, others one beside the other."""
+    """Positions of a setting's values: numbers at their value, others evenly spaced."""
     if not all(isinstance(value, int | float) for value in values):
         ax.set_xticks(range(len(values)), [show(value) for value in values])
         return {value: i for i, value in enumerate(values)}
@@ -110,7 +110,7 @@ def _heat_map(result: SweepResult, axes: dict[str, list[Any]], title: str) -> An
 
 
 def _scatter(result: SweepResult, axes: dict[str, list[Any]], title: str) -> Any:
-    """A map of settings that are no product: a point each."""
+    """A scatter plot of settings that do not form a product."""
     figure = new_figure((7.0, 5.0), constrained=True)
     ax = figure.add_subplot()
     (vertical, rows), (horizontal, columns) = axes.items()
@@ -143,7 +143,7 @@ def _means(result: SweepResult) -> np.ndarray:
 
 
 def _shares(result: SweepResult) -> np.ndarray:
-    """[settings]: share of the training that was done; below 1 if halving dropped the setting."""
+    """[settings]: fraction of the training that was done; below 1 if halving dropped it."""
     return np.array([result.share(number) for number in range(len(result.settings))])
 
 

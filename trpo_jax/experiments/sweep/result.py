@@ -1,4 +1,4 @@
-"""What a sweep came to."""
+"""The result of a sweep."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from trpo_jax.learner.types import TrainState
 
 
 class Row(NamedTuple):
-    """What a setting came to, over its seeds."""
+    """The result of one setting over its seeds."""
 
     number: int
     setting: Setting
@@ -25,31 +25,31 @@ class Row(NamedTuple):
     """Lower end of the 95 % bootstrap interval of the mean."""
     high: float
     updates: int
-    """Updates done; fewer than asked for if successive halving dropped it."""
+    """Updates done; fewer than requested if successive halving dropped the setting."""
     steps: int
     """Environment steps of each training."""
     share: float
-    """Of the training that was asked for: 1 unless successive halving dropped it."""
+    """Fraction of the requested training that was done: 1 unless halving dropped the setting."""
 
 
 class Part(NamedTuple):
-    """The lanes of one program, L = settings × seeds of them."""
+    """The L = settings × seeds lanes of one program."""
 
     config: TRPOConfig
     hparams: HParams
     """Fields [L]."""
     states: TrainState
-    """Leaves [L, ...], on the host: all lanes together need not fit the device."""
+    """Leaves [L, ...], on the host: all lanes together need not fit on the device."""
     history: UpdateMetrics
-    """Leaves [L, updates, ...]; what was not done is zero."""
+    """Leaves [L, updates, ...]; zero for updates that were not done."""
 
 
 class SweepResult(NamedTuple):
     """All lanes of a sweep: lane i is setting i // num_seeds with seed i % num_seeds.
 
-    Without static settings there is one part, and `config`, `hparams`, `states` and `history` are
-    its. With them there is a part for each of their combinations, and the settings go through them
-    part by part.
+    Without static settings there is one part, to which `config`, `hparams`, `states` and `history`
+    refer. With static settings there is one part per combination, and `settings` lists them part by
+    part.
     """
 
     settings: tuple[Setting, ...]
@@ -57,8 +57,8 @@ class SweepResult(NamedTuple):
     updates_done: np.ndarray
     """int [settings × seeds]."""
     returns: np.ndarray
-    """[settings × seeds]: mean return of the evaluation at the end, from the same initial states
-    for all."""
+    """[settings × seeds]: mean return of the final evaluation, with the same initial states for
+    all."""
     parts: tuple[Part, ...]
 
     @property
@@ -68,17 +68,17 @@ class SweepResult(NamedTuple):
 
     @property
     def hparams(self) -> HParams:
-        """Hyperparameters of every lane."""
+        """The hyperparameters of every lane."""
         return self._only_part("hparams").hparams
 
     @property
     def states(self) -> TrainState:
-        """State of every lane at the end."""
+        """The final state of every lane."""
         return self._only_part("states").states
 
     @property
     def history(self) -> UpdateMetrics:
-        """Metrics of every lane and update."""
+        """The metrics of every lane and update."""
         return self._only_part("history").history
 
     def _only_part(self, name: str) -> Part:
@@ -90,7 +90,7 @@ class SweepResult(NamedTuple):
         return self.parts[0]
 
     def lane(self, setting: int, seed: int) -> int:
-        """Number of the lane of a setting and a seed."""
+        """The number of the lane with a given setting and seed."""
         if not 0 <= setting < len(self.settings):
             raise ValueError(f"setting={setting} must be in [0, {len(self.settings)})")
         if seed not in self.seeds:
@@ -102,26 +102,26 @@ class SweepResult(NamedTuple):
         return self.parts[self._place(setting, self.seeds[0])[0]]
 
     def history_of(self, setting: int) -> UpdateMetrics:
-        """Metrics of a setting: leaves [seeds, updates done, ...]."""
+        """The metrics of a setting: leaves [seeds, updates done, ...]."""
         part, first = self._place(setting, self.seeds[0])
         lanes = slice(first, first + len(self.seeds))
         updates = int(self.updates_done[self._lanes(setting)].min())
         return jax.tree.map(lambda leaf: leaf[lanes, :updates], self.parts[part].history)
 
     def select(self, setting: int, seed: int | None = None) -> TrainState:
-        """The state of a setting, of its best seed unless one is named; it trains on like any."""
+        """The state of a setting and a seed (by default its best); it can be trained further."""
         if seed is None:
             seed = self.best_seed(setting)
         part, lane = self._place(setting, seed)
         return jax.tree.map(lambda leaf: jnp.asarray(leaf[lane]), self.parts[part].states)
 
     def best_seed(self, setting: int) -> int:
-        """The seed of a setting with the highest return; one without a finite return comes last."""
+        """The seed of a setting with the highest return; non-finite returns come last."""
         return self.seeds[int(np.argmax(_ranked(self.returns[self._lanes(setting)])))]
 
     def table(self) -> list[Row]:
-        """One row per setting, the best first; those that were trained for longer come first, and
-        those without a finite return last among their equals."""
+        """One row per setting, the best first. Settings that were trained for longer come first;
+        among equals, those without a finite return come last."""
         return sorted(
             (self._row(index) for index in range(len(self.settings))),
             key=lambda row: (row.share, float(_ranked(row.mean))),
@@ -129,12 +129,12 @@ class SweepResult(NamedTuple):
         )
 
     def share(self, setting: int) -> float:
-        """Of the training that was asked for: 1 unless successive halving dropped the setting."""
+        """Fraction of the requested training that was done; below 1 if halving dropped it."""
         updates = int(self.updates_done[self._lanes(setting)].min())
         return updates / self.part_of(setting).history.kl.shape[1]
 
     def varied(self) -> dict[str, list[Any]]:
-        """The fields that have several values, and those, in order."""
+        """The fields that have several values, with these values in order."""
         values: dict[str, list[Any]] = {}
         for name in self.settings[0]:
             distinct = list(dict.fromkeys(setting[name] for setting in self.settings))
@@ -148,7 +148,7 @@ class SweepResult(NamedTuple):
         return slice(first, first + len(self.seeds))
 
     def _place(self, setting: int, seed: int) -> tuple[int, int]:
-        """Part and lane within it."""
+        """The part, and the lane within it."""
         return divmod(self.lane(setting, seed), len(self.returns) // len(self.parts))
 
     def _row(self, index: int) -> Row:
@@ -172,5 +172,5 @@ class SweepResult(NamedTuple):
 
 
 def _ranked(returns: Any) -> np.ndarray:
-    """Returns as they compare: what is not a number is worse than everything."""
+    """Returns for comparison: NaN is worse than everything."""
     return np.nan_to_num(returns, nan=-np.inf, posinf=np.inf, neginf=-np.inf)

@@ -1,4 +1,4 @@
-"""What a sweep tries: a grid, or settings drawn at random."""
+"""The settings of a sweep: a grid, or random ones."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from trpo_jax.config import HParams, TRPOConfig
 Setting = dict[str, Any]
 """Fields of `HParams`, and of `TRPOConfig` if some are static, that differ from the defaults."""
 _LOG_SCALE = ("max_kl", "cg_damping", "cg_tol", "entropy_coef", "value_learning_rate")
-"""What random search draws on a logarithmic scale."""
+"""Fields that random search draws on a logarithmic scale."""
 
 
 def grid(axes: Mapping[str, Sequence[Any]]) -> list[Setting]:
-    """The product of values per field, the last field varying fastest."""
+    """The product of the values of each field; the last field varies fastest."""
     for name, values in axes.items():
         is_array = isinstance(values, np.ndarray | jax.Array) and values.ndim == 1
         is_list = isinstance(values, Sequence) and not isinstance(values, str)
@@ -32,7 +32,7 @@ def grid(axes: Mapping[str, Sequence[Any]]) -> list[Setting]:
 def random_settings(
     ranges: Mapping[str, tuple[float, float]], num: int, seed: int = 0
 ) -> list[Setting]:
-    """`num` settings drawn between bounds, on a logarithmic scale where that is usual."""
+    """Draw `num` settings between bounds, on a logarithmic scale for some fields."""
     rng = np.random.default_rng(seed)
     settings: list[Setting] = [{} for _ in range(num)]
     for name, bounds in ranges.items():
@@ -79,7 +79,7 @@ def require_traced(settings: Sequence[Setting]) -> None:
 
 
 def static_settings(config: TRPOConfig, axes: Mapping[str, Sequence[Any]]) -> list[Setting]:
-    """The product of values per field of `TRPOConfig`; raises `ValueError` if one cannot work."""
+    """The product of values per field of `TRPOConfig`. Raises `ValueError` if one cannot work."""
     for name in axes:
         if name in vars(HParams()):
             raise ValueError(

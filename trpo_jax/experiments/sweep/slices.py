@@ -1,4 +1,4 @@
-"""Lanes in slices that fit the memory: one compiled program, whatever their number."""
+"""Lanes in slices that fit in memory: one compiled program for any number of lanes."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ _MEMORY_SHARE = {"cpu": 0.5, "gpu": 0.85, "tpu": 0.85}
 
 
 class Progress(NamedTuple):
-    """Where a sweep stands, on the host: what is stored between slices."""
+    """The progress of a sweep, on the host; stored between slices."""
 
     states: Any
     """Leaves [L, ...]; random keys as their data."""
@@ -35,7 +35,7 @@ class Progress(NamedTuple):
 
 
 class Slices:
-    """Lanes in slices of one width, so that one program serves them all."""
+    """Lanes in slices of equal width, so that one program serves all of them."""
 
     def __init__(
         self,
@@ -69,13 +69,13 @@ class Slices:
         return Progress(states, history, np.zeros(len(seeds), np.int32))
 
     def width(self, lanes: np.ndarray) -> int:
-        """How many of these lanes train side by side."""
+        """How many of these lanes train in parallel."""
         if self._width is None:
             self._width = self._widest(lanes)
         return self._equal_parts(min(self._width, len(lanes)))
 
     def advance(self, progress: Progress, lanes: np.ndarray, until: int) -> None:
-        """Train some lanes up to an update; their part of `progress` is written."""
+        """Train some lanes up to an update, and write their part of `progress`."""
         states, hparams = self._states(progress, lanes), _take(self._hparams, lanes)
         done = int(progress.updates_done[lanes].min())
         while done < until:
@@ -89,11 +89,11 @@ class Slices:
         jax.tree.map(_writer(lanes), progress.states, to_host(states))
 
     def report(self, progress: Progress) -> None:
-        """Say how many updates are done, of all lanes together."""
+        """Report the number of updates done, over all lanes."""
         self._report(int(progress.updates_done.sum()))
 
     def evaluate(self, progress: Progress, num_episodes: int) -> np.ndarray:
-        """[L]: mean return of every lane, all from the same initial states."""
+        """[L]: mean return of each lane, all from the same initial states."""
         program = evaluation_program(self._agent, num_episodes, lanes=True)
         everyone = np.arange(len(progress.updates_done))
         returns = np.zeros(len(everyone))
@@ -110,11 +110,11 @@ class Slices:
         return self._agent.init(jax.random.key(seed))
 
     def _shapes(self, width: int) -> TrainState:
-        """Of the states of so many lanes."""
+        """The shapes of the states of `width` lanes."""
         return jax.eval_shape(jax.vmap(self._init), jax.ShapeDtypeStruct((width,), np.int32))
 
     def _placed(self, shapes: TrainState) -> TrainState:
-        """With their places on the devices."""
+        """The shapes, with their placement on the devices."""
         if self._mesh is None:
             return shapes
         return jax.tree.map(
@@ -124,9 +124,9 @@ class Slices:
         )
 
     def _widest(self, lanes: np.ndarray) -> int:
-        """As many lanes as the device has memory for, by the compiler's own account.
+        """As many lanes as fit in the device's memory, according to the compiler.
 
-        On a CPU no more than its caches have room for.
+        On a CPU, no more than fit in its caches.
         """
         lanes = lanes[: _MOST_LANES.get(jax.devices()[0].platform)]
         lanes = _filled(lanes, self._equal_parts(len(lanes)))
@@ -141,7 +141,7 @@ class Slices:
         return self._mesh.size if self._mesh else 1
 
     def _equal_parts(self, width: int) -> int:
-        """The next width that divides over the devices."""
+        """The width rounded up to a multiple of the number of devices."""
         return -(-width // self._num_devices) * self._num_devices
 
 
@@ -150,7 +150,7 @@ def _filled(lanes: np.ndarray, width: int) -> np.ndarray:
 
 
 def in_slices(lanes: np.ndarray, width: int) -> list[np.ndarray]:
-    """Slices of equal width; the last one is filled up with its own last lane."""
+    """Slices of equal width; the last one is padded with its own last lane."""
     slices = [lanes[i : i + width] for i in range(0, len(lanes), width)]
     return [_filled(each, width) for each in slices]
 
@@ -174,7 +174,7 @@ def _bytes_of(program: Any) -> int:
 
 
 def _available_memory(num_devices: int) -> float:
-    """Bytes that a program may use on each of some devices; those of a CPU share its memory."""
+    """Bytes that a program may use on each device; devices of a CPU share its memory."""
     device = jax.devices()[0]
     share = _MEMORY_SHARE.get(device.platform, 0.5)
     stats = device.memory_stats() or {}

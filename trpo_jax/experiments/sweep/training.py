@@ -1,4 +1,4 @@
-"""The sweep itself: program by program, slice by slice; the worse half dropped on the way."""
+"""The sweep itself: program by program, slice by slice, with successive halving."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,7 +19,7 @@ from trpo_jax.learner.sharding import require_equal_parts
 from trpo_jax.learner.trpo import make_trpo
 
 _LATE = 0.1
-"""Share of the updates whose mean return says how good a lane is while it trains."""
+"""Fraction of the updates whose mean return ranks a lane while it trains."""
 _NOTHING: Mapping[str, Sequence[Any]] = {}
 
 
@@ -42,22 +42,22 @@ def sweep(
     save: Callable[[int, int, Progress], None] = lambda part, number, progress: None,
     **own: Any,
 ) -> SweepResult:
-    """Train every setting with every seed, and evaluate all.
+    """Train every setting with every seed, and evaluate all of them.
 
-    `settings` names values per field of `HParams`, whose product is taken, or lists the settings
-    themselves; the other fields are those of `hparams`. `static` names values per field of
-    `TRPOConfig`; each of their combinations is a part with a program of its own, in which all
-    settings are trained. A training has `num_updates` updates, or as many as `total_steps` take.
+    `settings` maps fields of `HParams` to values, whose product is taken, or lists the settings
+    themselves; other fields come from `hparams`. `static` maps fields of `TRPOConfig` to values;
+    each combination is a part with its own program, in which all settings are trained. A training
+    has `num_updates` updates, or as many as `total_steps` take.
 
-    No more than `max_parallel` lanes run at once, by default as many as fit into the device's
-    memory, and eight on a CPU; a lane is the single run with its seed and its hyperparameters,
-    whatever runs beside it: bit for bit where the same slices run again, else to rounding, which a
-    long training amplifies (benchmarks/results/sweep.md).
-    `halving` are shares of the training after which the worse half of a part's settings is dropped.
-    With a `mesh` the lanes are spread over its devices; a slice that does not divide is filled up.
-    `own` are networks and steps of your own, as `make_trpo` takes them.
-    `report` hears of lane-updates done and in all, `save` of every slice of every part, so that a
-    sweep which was stopped goes on from what `load` gives back.
+    At most `max_parallel` lanes run at once; by default as many as fit in the device's memory, or
+    eight on a CPU. A lane gives the same result as a single run with its seed and hyperparameters:
+    bit for bit if the same slices run again, else up to rounding, which a long training amplifies
+    (benchmarks/results/sweep.md).
+    `halving` lists fractions of the training after which the worse half of a part's settings is
+    dropped. A `mesh` spreads the lanes over its devices, and pads slices that do not divide.
+    `own` are your own networks and steps, as `make_trpo` takes them.
+    `report` is called with the lane-updates done and their total, `save` after every slice of every
+    part; an interrupted sweep continues from what `load` returns.
     """
     chosen = tuple(grid(settings) if isinstance(settings, Mapping) else settings)
     require_traced(chosen)
@@ -70,7 +70,7 @@ def sweep(
     configs = [config.replace(**each) for each in fixed]
     agents = [
         make_trpo(env, each, **own) for each in configs
-    ]  # all can work, before the first trains
+    ]  # checks all of them before the first one trains
     lengths = [num_updates or specification.num_updates(each, total_steps or 0) for each in configs]
     costs = [plan.lane_updates(length) for length in lengths]
     parts, updates_done, returns = [], [], []
@@ -92,7 +92,7 @@ def sweep(
 
 
 class _Plan(NamedTuple):
-    """What all parts of a sweep have in common. L = settings × seeds."""
+    """What all parts of a sweep share. L = settings × seeds."""
 
     hparams: HParams
     """Fields [L]."""
@@ -102,12 +102,12 @@ class _Plan(NamedTuple):
     halving: Sequence[float]
 
     def boundaries(self, num_updates: int) -> list[int]:
-        """The updates after which settings are dropped, and the last one."""
+        """The updates after which settings are dropped, and the last update."""
         early = {max(1, round(share * num_updates)) for share in self.halving}
         return [*sorted(number for number in early if number < num_updates), num_updates]
 
     def lane_updates(self, num_updates: int) -> int:
-        """Updates of all lanes together."""
+        """Total number of updates over all lanes."""
         total, done, settings = 0, 0, len(self.seeds) // self.num_seeds
         for boundary in self.boundaries(num_updates):
             total += settings * self.num_seeds * (boundary - done)
@@ -116,7 +116,7 @@ class _Plan(NamedTuple):
 
 
 def _train(plan: _Plan, slices: Slices, num_updates: int, load: Any, save: Any) -> Progress:
-    """Train all lanes of a part; what `load` gives back is not done again."""
+    """Train all lanes of a part, starting from what `load` returns."""
     start = slices.begin(plan.seeds)
     number, progress = load(start) or (0, start)
     slices.report(progress)
@@ -140,8 +140,8 @@ def _report_part(report: Callable[[int, int], None], before: int, total: int, do
 def _better_half(progress: Progress, done: int, lanes: np.ndarray, num_seeds: int) -> np.ndarray:
     """The lanes of the better half of the settings, by mean return up to an update.
 
-    Over the seeds that have ended an episode by then. A setting of which none has is kept: nothing
-    is known of it, and in many environments the longest episodes are the best.
+    The mean is over the seeds that have ended an episode by then. A setting without any is kept:
+    nothing is known about it, and in many environments the longest episodes are the best.
     """
     late = slice(max(0, done - max(1, round(_LATE * done))), done)
     returns = np.asarray(progress.history.episode_return)[lanes, late]
@@ -163,7 +163,7 @@ def require_possible(
     mesh: Mesh | None,
     num_episodes: int,
 ) -> None:
-    """Raise `ValueError` if a sweep cannot be carried out, whatever its settings."""
+    """Raise `ValueError` if a sweep cannot work, whatever its settings."""
     if not len(seeds):
         raise ValueError("seeds=(): the grid is empty; name at least one seed")
     if len(set(seeds)) != len(seeds):
