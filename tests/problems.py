@@ -1,4 +1,4 @@
-"""A tiny policy-improvement problem, and the step that tests take on it."""
+"""What many files test on: a tiny policy-improvement problem, a step on it, a small agent."""
 
 import functools
 from typing import Any, NamedTuple
@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_jax import Objective, Policy, trust_region_settings, trust_region_step
+from trpo_jax import Objective, Policy, TRPOConfig, trust_region_settings, trust_region_step
 from trpo_jax.learner.objective import make_objective
 from trpo_jax.learner.types import Batch
 from trpo_jax.policies.networks import Body, CategoricalHead, GaussianHead, make_policy
+
+SMALL = TRPOConfig(num_envs=4, num_steps=32, hidden_sizes=(16,), value_epochs=2)
+"""The settings of small agents: what one file has compiled, the others read from disk."""
 
 
 class Problem(NamedTuple):

@@ -1,11 +1,13 @@
 """Bad input in Python: a `ValueError` that names what came, before anything is compiled."""
 
 import dataclasses
+import functools
 
 import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import problems
 import pytest
 from gymnax.environments import spaces
 
@@ -141,7 +143,8 @@ def test_numbers_that_cannot_work():
 
 def test_numpy_whole_numbers_are_whole_numbers():
     agent = trpo_jax.make_trpo(Counter(), SMALL)
-    _, history = agent.train(agent.init(jax.random.key(0)), num_updates=np.int64(2))
+    train = functools.partial(agent.train, num_updates=np.int64(2))
+    _, history = jax.eval_shape(train, agent.init(jax.random.key(0)))
     assert history.kl.shape == (2,)
 
 
@@ -154,17 +157,17 @@ def test_minibatches_are_never_tiny(batch_size, expected):
 
 def test_a_policy_without_hidden_layer():
     agent = trpo_jax.make_trpo(Counter(), SMALL.replace(hidden_sizes=()))
-    state, metrics = agent.update(agent.init(jax.random.key(0)))
-    assert metrics.inactive_units.shape == (0,)
-    assert not metrics.alarms.inactive_units
-    diagnosis = trpo_jax.diagnose(agent.train(state, num_updates=3)[1], SMALL)
+    _, history = agent.train(agent.init(jax.random.key(0)), num_updates=4)
+    assert history.inactive_units.shape == (4, 0)
+    assert not history.alarms.inactive_units.any()
+    diagnosis = trpo_jax.diagnose(history, SMALL)
     assert "dead_units" not in [finding.name for finding in diagnosis.findings]
 
 
 @pytest.mark.parametrize("max_kl", [1e-2, 1e-4, 1e-6])
 def test_data_is_used_once_however_small_the_step(max_kl):
     """The policy has moved by less than its rounding shows; the version tells."""
-    agent = trpo_jax.make_trpo(trpo_jax.make_env("CartPole-v1"), SMALL.replace(num_steps=64))
+    agent = trpo_jax.make_trpo(trpo_jax.make_env("CartPole-v1"), problems.SMALL)
     state, trajectory = agent.rollout(agent.init(jax.random.key(0)))
     state, first = agent.learn(state, trajectory, HParams(max_kl=max_kl))
     after, second = agent.learn(state, trajectory, HParams(max_kl=max_kl))
