@@ -66,8 +66,8 @@ def _require_nothing_else(given: SweepArguments, default: SweepArguments) -> Non
             changed = {n: v for n, v in vars(value).items() if v != getattr(usual, n)}
             name, value = next(iter(changed.items()))
         raise ValueError(
-            f"{name}={value} does not go with --resume, a resumed sweep keeps its settings: leave "
-            f"the option out, or sweep anew"
+            f"{name}={value} does not go with --resume: a resumed sweep keeps its settings; leave "
+            f"the option out, or start a new sweep"
         )
 
 

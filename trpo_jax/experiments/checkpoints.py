@@ -104,11 +104,11 @@ class Checkpoints:
             except ValueError as error:
                 problem = error
             if update != updates[0]:
-                warn(f"{problem}; going back to the one before")
+                warn(f"{problem}; going back to the previous one")
                 self._set_aside(update)
         if updates:
             self.close()
-            raise ValueError(f"{problem}; there is no other to go back to")
+            raise ValueError(f"{problem}; there is no other one to go back to")
         return None
 
     def drop_after(self, update: int) -> None:

@@ -60,7 +60,7 @@ class Devices:
         if number > len(there):
             raise ValueError(
                 f"devices={number}: there {'is' if len(there) == 1 else 'are'} {len(there)}; use "
-                f"as many, or make more of a CPU with "
+                f"at most that many, or split a CPU into more with "
                 f"XLA_FLAGS=--xla_force_host_platform_device_count={number}"
             )
         if jax.process_count() > 1 and number < len(there):

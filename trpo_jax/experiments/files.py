@@ -56,7 +56,7 @@ def read_line(file: Path, number: int, line: bytes, *names: str) -> dict[str, An
             return record
     text = line.decode(errors="replace").strip()[:40]
     raise ValueError(
-        f"{file} is damaged: line {number} is not what was written ({text!r}); put back a copy "
+        f"{file} is damaged: line {number} is not what was written ({text!r}); restore a copy "
         f"of the file, or delete that line: sed -i {number}d {shlex.quote(str(file))}"
     )
 

@@ -19,8 +19,8 @@ def off_policy(case: Case) -> Finding | None:
         return None
     gap = np.nanmax(case["on_policy_gap"])
     return Finding(
-        "off_policy", "D1", "severe", "batches of another policy version",
-        f"{refused.mean():.0%} of the updates were refused: their data is of another version of "
+        "off_policy", "D1", "severe", "batches from another policy version",
+        f"{refused.mean():.0%} of the updates were refused: their data is from another version of "
         f"the policy, or was changed. log π_θ(a|s) differs from what the rollout stored by up to "
         f"{gap:.2g}, relatively; rounding is about 1e-7",
         case.updates(refused),
@@ -44,7 +44,7 @@ def invalid_data(case: Case) -> Finding | None:
         "out",
         case.updates(spoilt),
         ("the simulation diverges, often from large actions", "a reward divides by zero"),
-        ("--action-bounds tanh", "repair the environment"),
+        ("--action-bounds tanh", "fix the environment"),
     )  # fmt: skip
 
 
@@ -78,8 +78,8 @@ def no_signal(case: Case) -> Finding | None:
     if flat.mean() < MOSTLY:
         return None
     return Finding(
-        "no_signal", "M4", "severe", "no advantage differs from another",
-        f"in {flat.mean():.0%} of the updates all advantages are equal",
+        "no_signal", "M4", "severe", "all advantages are equal",
+        f"in {flat.mean():.0%} of the updates no advantage differs from another",
         case.updates(flat),
         ("no reward is ever reached", "the reward does not depend on the action"),
         ("longer rollouts: --num-steps", "more exploration: --entropy-coef, --initial-log-std"),

@@ -92,7 +92,7 @@ def _require_kinds(history: Any, config: Any, hparams: Any) -> None:
     for name, value, kind in (("config", config, TRPOConfig), ("hparams", hparams, HParams)):
         if not isinstance(value, kind):
             raise ValueError(
-                f"{name} must be a {kind.__name__}, and a {type(value).__name__} came; call "
+                f"{name} must be a {kind.__name__}, not a {type(value).__name__}; call "
                 "diagnose(history, config, hparams)"
             )
     is_sequence = isinstance(history, Sequence)

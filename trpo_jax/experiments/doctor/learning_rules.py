@@ -68,7 +68,7 @@ def untrained_critic(case: Case) -> Finding | None:
         "variance of the returns",
         (),
         ("the learning rate is too small, or so large that the fit goes nowhere",
-         "too few epochs", "returns of a scale that the network does not reach"),
+         "too few epochs", "returns on a scale that the network does not reach"),
         (*_other_fits(case, "--value-learning-rate (now {:g}, default 0.001)", 1),
          f"--value-epochs (now {case.config.value_epochs}, default 10)", "--normalize-rewards"),
     )  # fmt: skip
@@ -84,7 +84,7 @@ def failed_value_fit(case: Case) -> Finding | None:
         "the value fit diverges",
         f"its loss rose, or was not finite, in {failed.mean():.0%} of the updates",
         case.updates(failed),
-        ("the learning rate is too large", "returns of a large scale"),
+        ("the learning rate is too large", "returns on a large scale"),
         (*_other_fits(case, "--value-learning-rate {:.2g}", 1 / 3), "--normalize-rewards"),
     )  # fmt: skip
 
@@ -117,7 +117,7 @@ def biased_advantages(case: Case) -> Finding | None:
         "(median)",
         (),
         ("the advantages are biased: wrong sign, wrong bootstrap at time limits, rewards shifted "
-         "by a step, some actions favoured whatever they bring",
+         "by a step, some actions favoured regardless of their effect",
          "a value function that is fitted to something else",
          "too small a gae_lambda for this critic"),
         ("inspect them: trpo-jax doctor RUN --dump DIR", "--gae-lambda 0.98",
@@ -183,7 +183,7 @@ def collapse(case: Case) -> Finding | None:
         f"{late:.4g} at the end; {drops.mean():.0%} of the updates lost more than half",
         case.updates(drops),
         ("steps too large: mean KL does not bound every state's", "batches too small",
-         "a critic that did not follow"),
+         "a critic that did not keep up"),
         (f"--max-kl {float(np.max(case.hparams.max_kl)) / 3:.2g}",
          "larger batches: --num-envs, --num-steps", "--value-epochs 20"),
     )  # fmt: skip

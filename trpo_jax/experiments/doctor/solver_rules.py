@@ -42,7 +42,7 @@ def singular_curvature(case: Case) -> Finding | None:
         f"{'; '.join(evidence)}; damping is {damping:g}",
         case.updates(broken | spikes if wrong else first > STRETCHED_MODEL),
         ("too little damping for a Fisher matrix that is nearly singular",
-         "float32 is not enough for so ill-conditioned a system",
+         "float32 is not enough for such an ill-conditioned system",
          "a trust region in which the quadratic model does not hold"),
         (f"--cg-damping {more:g}", "--solver-dtype float64", "smaller --max-kl"),
     )  # fmt: skip
@@ -61,7 +61,7 @@ def cg_unconverged(case: Case) -> Finding | None:
     diverged = case["alarm_cg_diverged"]
     return Finding(
         "cg_unconverged", "D2", "severe" if rest > UNSOLVED_RESIDUAL else "warning",
-        "conjugate gradients stop before they have solved",
+        "conjugate gradients stop before they converge",
         f"‖r‖/‖g‖ is {rest:.2g} (median) after {iterations} iterations, and larger than at the "
         f"start in {diverged.mean():.0%} of the updates",
         case.updates(relative > allowed),

@@ -70,7 +70,7 @@ def require_traced(settings: Sequence[Setting]) -> None:
         if name in static:
             raise ValueError(
                 f"{name} is a static setting (TRPOConfig): it fixes a shape, a loop bound or a "
-                f"branch, so that each value is a program of its own; give it as "
+                f"branch, so each value needs its own program; give it as "
                 f"static={{{name!r}: […]}}, on the command line as --static {name}=…; "
                 f"the traced ones are {', '.join(traced)}"
             )
@@ -94,5 +94,5 @@ def static_settings(config: TRPOConfig, axes: Mapping[str, Sequence[Any]]) -> li
     for setting in settings:
         config.replace(**setting)
     if any(settings.count(setting) > 1 for setting in settings):
-        raise ValueError(f"static={dict(axes)!r} names a value twice; each once is enough")
+        raise ValueError(f"static={dict(axes)!r} names a value twice; name each once")
     return settings
