@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-TEXT = Path(__file__).parents[1].joinpath("docs", "extending.md").read_text(encoding="utf-8")
+TEXT = Path(__file__).parents[2].joinpath("docs", "extending.md").read_text(encoding="utf-8")
 SECTIONS = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
 EXAMPLES = {
     section.partition("\n")[0]: re.findall(r"```python\n(.*?)```", section, re.DOTALL)
