@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from problems import SMALL
 
 import trpo_jax
 from trpo_jax import StepStatus
-
-SMALL = trpo_jax.TRPOConfig(num_envs=4, num_steps=16, hidden_sizes=(16,), value_epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def test_init_and_update_leave_their_arguments(cartpole):
     state = cartpole.init(jax.random.key(0))
     before = jax.tree.map(np.asarray, state.policy_params)
     cartpole.update(state)
-    cartpole.train(state, num_updates=1)
+    cartpole.train(state, num_updates=2)
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(state.policy_params), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -107,9 +106,11 @@ def test_act_uses_the_statistics_of_the_state():
     agent = trpo_jax.make_trpo(
         trpo_jax.make_env("Pendulum-v1"), SMALL.replace(normalize_observations=True)
     )
-    state, _ = agent.train(agent.init(jax.random.key(0)), num_updates=2)
+    statistics = trpo_jax.RunningStatistics(
+        jnp.float32(9), jnp.array([0.1, -0.3, 1.0]), jnp.array([0.5, 0.2, 6.0])
+    )
+    state = agent.init(jax.random.key(0)).replace(obs_statistics=statistics)
     obs = jnp.array([0.3, -0.2, 4.0])
-    statistics = state.obs_statistics
     scaled = (obs - statistics.mean) / jnp.sqrt(statistics.variance + 1e-8)
     expected = 2 * jnp.clip(agent.policy.apply(state.policy_params, scaled).mean, -1, 1)
     action = agent.act(state, jax.random.key(0), obs, deterministic=True)

@@ -4,13 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import SMALL
 
 import trpo_jax
 from trpo_jax import StepStatus
 
 NUM_UPDATES = 200
 ENVS = ["CartPole-v1", "Pendulum-v1", "brax/fast"]
-SMALL = trpo_jax.TRPOConfig(num_envs=4, num_steps=32, value_epochs=2)
+LONELY = {"num_envs": 1, "max_backtracks": 0}
+ADAPTIVE = {"algorithm": "trpo_adaptive_damping"}
+TWO_LAYERS = SMALL.replace(hidden_sizes=(64, 64))
 HOSTILE = trpo_jax.HParams.stack(
     [
         trpo_jax.HParams(),
@@ -36,8 +39,13 @@ def finite(tree):
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 
+def largest(tree):
+    return jnp.max(jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)]))
+
+
 def drive(agent, state, hparams, num_updates=NUM_UPDATES):
-    """Update by update; also whether the policy kept its bits, and whether all is finite."""
+    """Update by update; also whether the policy kept its bits, whether all is finite, and the
+    largest parameter of the policy that acted."""
 
     def advance(before, _):
         after, metrics = agent.update(before, hparams)
@@ -51,12 +59,12 @@ def drive(agent, state, hparams, num_updates=NUM_UPDATES):
             after.actor.obs,
         )
         kept = same_bits(before.policy_params, after.policy_params)
-        return after, (metrics, kept, finite(learned))
+        return after, (metrics, kept, finite(learned), largest(before.policy_params))
 
     return jax.lax.scan(advance, state, length=num_updates)[1]
 
 
-def check(metrics, kept, is_finite, max_kl):
+def check(metrics, kept, is_finite, size, max_kl):
     accepted = np.asarray(metrics.accepted)
     kl = np.asarray(metrics.kl)
     assert np.asarray(is_finite).all(), "a parameter or statistic is not finite"
@@ -66,7 +74,9 @@ def check(metrics, kept, is_finite, max_kl):
     np.testing.assert_array_equal(accepted, np.asarray(metrics.status) == StepStatus.ACCEPTED)
     np.testing.assert_array_equal(np.asarray(metrics.step_fraction) > 0, accepted)
     assert np.asarray(kept)[~accepted].all(), "a rejected update changed the policy"
-    assert not np.asarray(metrics.alarms.off_policy).any()
+    refused = np.asarray(metrics.alarms.off_policy)
+    # Beyond, float32 rounds an action of some units to its mean: its probability is lost.
+    assert np.all(np.asarray(size)[refused] > 1e7), "fresh data was refused as stale"
     np.testing.assert_array_equal(metrics.valid_fraction, 1)
 
 
@@ -75,41 +85,37 @@ def test_default_settings(env_id):
     agent = trpo_jax.make_trpo(trpo_jax.make_env(env_id))
     hparams = trpo_jax.HParams()
     state = agent.init(jax.random.key(0))
-    metrics, kept, is_finite = jax.jit(lambda s: drive(agent, s, hparams))(state)
-    check(metrics, kept, is_finite, np.float32(hparams.max_kl))
+    metrics, kept, *rest = jax.jit(lambda s: drive(agent, s, hparams))(state)
+    check(metrics, kept, *rest, np.float32(hparams.max_kl))
     assert np.asarray(metrics.accepted).mean() > 0.9
     assert not np.asarray(kept)[np.asarray(metrics.accepted)].any()
 
 
 @pytest.mark.parametrize("env_id", ENVS)
 def test_hostile_hyperparameters(env_id):
-    agent = trpo_jax.make_trpo(trpo_jax.make_env(env_id), SMALL)
+    agent = trpo_jax.make_trpo(trpo_jax.make_env(env_id), TWO_LAYERS)
     state = agent.init(jax.random.key(1))
     runs = jax.jit(jax.vmap(lambda h: drive(agent, state, h)))(HOSTILE)
-    metrics, kept, is_finite = runs
-    check(metrics, kept, is_finite, np.asarray(HOSTILE.max_kl)[:, None])
-    assert np.asarray(metrics.accepted).any(axis=1).all()
+    check(*runs, np.asarray(HOSTILE.max_kl)[:, None])
+    assert np.asarray(runs[0].accepted).any(axis=1).all()
 
 
 @pytest.mark.parametrize(
     ("env_id", "changes"),
     [
-        ("CartPole-v1", {"activation": "relu", "normalize_advantages": False}),
-        ("Pendulum-v1", {"activation": "relu", "normalize_observations": True}),
         ("CartPole-v1", {"num_envs": 1, "num_steps": 1}),
         ("Pendulum-v1", {"num_envs": 1, "num_steps": 1, "normalize_rewards": True}),
-        ("CartPole-v1", {"num_envs": 1, "max_backtracks": 0}),
-        ("Pendulum-v1", {"num_steps": 1}),
-        ("Pendulum-v1", {"value_optimizer": "lbfgs", "normalize_rewards": True}),
+        ("CartPole-v1", {"activation": "relu", "normalize_advantages": False, **LONELY}),
+        ("Pendulum-v1", {"activation": "relu", "normalize_observations": True, "num_steps": 1}),
+        ("Pendulum-v1", {"value_optimizer": "lbfgs", "normalize_rewards": True, **ADAPTIVE}),
         ("CartPole-v1", {"value_optimizer": "lbfgs", "num_envs": 1, "num_steps": 1}),
     ],
 )
 def test_hostile_configurations(env_id, changes):
-    agent = trpo_jax.make_trpo(trpo_jax.make_env(env_id), SMALL.replace(**changes))
+    agent = trpo_jax.make_trpo(trpo_jax.make_env(env_id), TWO_LAYERS.replace(**changes))
     hparams = trpo_jax.HParams(max_kl=0.05, cg_damping=1e-3)
     state = agent.init(jax.random.key(2))
-    metrics, kept, is_finite = jax.jit(lambda s: drive(agent, s, hparams))(state)
-    check(metrics, kept, is_finite, np.float32(0.05))
+    check(*jax.jit(lambda s: drive(agent, s, hparams))(state), np.float32(0.05))
 
 
 def categorical_kl(old, new):
