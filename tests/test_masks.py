@@ -82,6 +82,20 @@ def test_entropy_and_kl_are_those_over_the_allowed_actions(kind, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_kl_between_policies_of_different_masks(kind, dtype):
+    """Finite where the second allows all that the first does, infinite where it does not."""
+    narrow = _distribution(kind, jnp.asarray(LOGITS, dtype))
+    wide = _distribution(kind, jnp.asarray(OTHER, dtype), np.ones_like(MASK))
+    wanted = np.zeros(5)
+    for row, _, columns, allowed, log_p in _oracle(kind, LOGITS):
+        log_q = log_softmax(OTHER[row, columns])[np.isin(columns, allowed)]
+        wanted[row] += np.exp(log_p) @ (log_p - log_q)
+    np.testing.assert_allclose(narrow.kl(wide), wanted, **_tolerance(dtype))
+    columns = slice(0, 4 if kind == "categorical" else 9)
+    np.testing.assert_array_equal(np.isinf(wide.kl(narrow)), ~MASK[:, columns].all(-1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_log_probabilities_are_those_over_the_allowed_actions(kind, dtype):
     p = _distribution(kind, jnp.asarray(LOGITS, dtype))
     rng = np.random.default_rng(1)
