@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probe_envs import Faulty
+from problems import SMALL
 
 import trpo_jax
 
 NAN, INF = np.nan, np.inf
 INVALID = [(NAN, 0), (INF, 0), (-INF, 0), (0, NAN), (0, INF), (NAN, NAN)]
 HUGE = [(1e30, 0), (-1e30, 0)]
-CONFIG = trpo_jax.TRPOConfig(num_envs=4, num_steps=32, hidden_sizes=(16,), value_epochs=2)
 
 
 def clean_env():
@@ -24,7 +24,7 @@ def is_finite(tree):
 
 
 def trained(faults, rate, normalize, num_updates=100):
-    config = CONFIG.replace(normalize_observations=normalize, normalize_rewards=normalize)
+    config = SMALL.replace(normalize_observations=normalize, normalize_rewards=normalize)
     agent = trpo_jax.make_trpo(Faulty(clean_env(), rate, faults), config)
     return agent.train(agent.init(jax.random.key(0)), num_updates=num_updates)
 
@@ -72,7 +72,7 @@ def test_huge_rewards_do_not_destroy_the_run(normalize):
 
 
 def test_every_step_invalid_changes_nothing():
-    agent = trpo_jax.make_trpo(Faulty(clean_env(), 1.0, [(NAN, 0)]), CONFIG)
+    agent = trpo_jax.make_trpo(Faulty(clean_env(), 1.0, [(NAN, 0)]), SMALL)
     before = agent.init(jax.random.key(0))
     after, history = agent.train(before, num_updates=3)
     np.testing.assert_array_equal(history.valid_fraction, 0)
@@ -89,7 +89,7 @@ def test_every_step_invalid_changes_nothing():
 
 
 def test_a_broken_simulation_starts_again():
-    agent = trpo_jax.make_trpo(Faulty(clean_env(), 0.1, [(0, NAN)]), CONFIG)
+    agent = trpo_jax.make_trpo(Faulty(clean_env(), 0.1, [(0, NAN)]), SMALL)
     state, trajectory = agent.rollout(agent.init(jax.random.key(0)))
     valid, done = np.asarray(trajectory.valid), trajectory.terminated | trajectory.truncated
     assert (~valid).sum() > 3
@@ -100,9 +100,9 @@ def test_a_broken_simulation_starts_again():
 
 def test_without_faults_nothing_differs():
     """The same seeds, wrapped with rate 0 and not wrapped."""
-    clean = trpo_jax.make_trpo(clean_env(), CONFIG)
-    wrapped = trpo_jax.make_trpo(Faulty(clean_env(), 0.0, INVALID), CONFIG)
-    runs = [agent.train(agent.init(jax.random.key(4)), num_updates=3) for agent in (clean, wrapped)]
+    clean = trpo_jax.make_trpo(clean_env(), SMALL)
+    wrapped = trpo_jax.make_trpo(Faulty(clean_env(), 0.0, INVALID), SMALL)
+    runs = [agent.train(agent.init(jax.random.key(4)), num_updates=2) for agent in (clean, wrapped)]
     np.testing.assert_array_equal(runs[1][1].valid_fraction, 1)
     assert not np.asarray(runs[1][1].alarms.invalid_data).any()
     for one, other in zip(
@@ -115,8 +115,8 @@ def test_without_faults_nothing_differs():
 
 def test_a_fault_ends_its_own_episode_and_touches_nothing_before():
     """Up to the first wrong reward of an environment everything is as without; there it is cut."""
-    clean = trpo_jax.make_trpo(clean_env(), CONFIG)
-    faulty = trpo_jax.make_trpo(Faulty(clean_env(), 0.1, [(NAN, 0), (INF, 0)]), CONFIG)
+    clean = trpo_jax.make_trpo(clean_env(), SMALL)
+    faulty = trpo_jax.make_trpo(Faulty(clean_env(), 0.1, [(NAN, 0), (INF, 0)]), SMALL)
     state = clean.init(jax.random.key(5))
     _, expected = clean.rollout(state)
     _, got = faulty.rollout(state)
@@ -124,9 +124,9 @@ def test_a_fault_ends_its_own_episode_and_touches_nothing_before():
     assert 0 < (~valid).sum() < valid.size / 2
     np.testing.assert_array_equal(np.asarray(got.reward)[~valid], 0)
     assert np.asarray(got.terminated | got.truncated)[~valid].all()
-    for lane in range(CONFIG.num_envs):
+    for lane in range(SMALL.num_envs):
         broken = np.flatnonzero(~valid[:, lane])
-        before = broken[0] if broken.size else CONFIG.num_steps
+        before = broken[0] if broken.size else SMALL.num_steps
         for name in ("obs", "next_obs", "action", "reward", "terminated", "truncated"):
             ours = np.asarray(getattr(got, name))[:before, lane]
             theirs = np.asarray(getattr(expected, name))[:before, lane]
