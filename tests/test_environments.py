@@ -15,16 +15,18 @@ BACKENDS = [
 ]
 CHEAPEST = {"gymnax": "CartPole-v1", "brax": "inverted_pendulum"}
 TINY = trpo_jax.TRPOConfig(num_envs=2, num_steps=4, hidden_sizes=(8,), value_epochs=1)
+HASTY = {"xla_backend_optimization_level": 0}  # compiles faster; these programs run twice
 
 
 @pytest.mark.parametrize(("suite", "backend"), BACKENDS)
 def test_every_suite_and_backend_trains(suite, backend):
     keywords = {} if backend is None else {"backend": backend}
     agent = trpo_jax.make_trpo(trpo_jax.make_env(f"{suite}/{CHEAPEST[suite]}", **keywords), TINY)
-    state = agent.init(jax.random.key(0))
+    update = jax.jit(agent.update, compiler_options=HASTY)
+    state = jax.jit(agent.init, compiler_options=HASTY)(jax.random.key(0))
     begun = state.policy_params
     for _ in range(2):
-        state, metrics = agent.update(state)
+        state, metrics = update(state)
         assert metrics.valid_fraction == 1
         assert metrics.accepted
     assert int(state.num_updates) == 2
