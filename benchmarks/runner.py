@@ -77,7 +77,7 @@ def cost(name: str, updates: int, repeats: int, warm_up: bool) -> dict[str, str]
     total = num_updates(spec.config, preset.total_steps)
     with tempfile.TemporaryDirectory() as directory:
         run = write_run(Path(directory), spec, preset.total_steps)
-        number = total // evaluation_interval(run, total)
+        number = total // evaluation_interval(run, agent, total)
     trained, _ = agent.train(state, spec.hparams, num_updates=updates)
 
     def evaluate():

@@ -6,8 +6,8 @@ import shutil
 import tempfile
 
 import jax
-import problems
 import pytest
+import tiny_problems
 
 from trpo_jax.learner.trpo import build_agent
 
@@ -35,7 +35,7 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def make_problem():
     """The factory of problems: `make_problem(kind, batch_size, seed, hidden, entropy_coef)`."""
-    return problems.make_problem
+    return tiny_problems.make_problem
 
 
 @pytest.fixture

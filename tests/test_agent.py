@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import SMALL
+from tiny_problems import SMALL
 
 import trpo_jax
 from trpo_jax import StepStatus

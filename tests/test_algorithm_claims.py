@@ -5,8 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import problems
 import pytest
+import tiny_problems
 from comparison import same_bits
 from jax.flatten_util import ravel_pytree
 
@@ -41,7 +41,7 @@ def prepared(agent, run):
 
 
 def step(objective, params, batch, hparams=HPARAMS, config=STEP_CONFIG):
-    return problems.step(objective, params, batch, hparams, config)
+    return tiny_problems.step(objective, params, batch, hparams, config)
 
 
 def log_softmax(agent, params, obs):
@@ -259,7 +259,7 @@ def test_a12_micro_batches_bound_the_memory(make_problem):
     def temporary_bytes(**changes):
         config = TRPOConfig(**changes)
         arguments = problem.objective, problem.params, problem.batch, HPARAMS, config
-        compiled = problems.step.lower(*arguments)
+        compiled = tiny_problems.step.lower(*arguments)
         return compiled.compile().memory_analysis().temp_size_in_bytes
 
     for curvature in ("gauss_newton", "hvp"):
@@ -315,7 +315,7 @@ def test_a15_gradient_curvature_and_line_search_share_the_batch(make_problem):
         divergence=spy("divergence", problem.objective.divergence),
         fisher_product=spy("fisher_product", problem.objective.fisher_product),
     )
-    problems.step.__wrapped__(objective, problem.params, problem.batch, HPARAMS, STEP_CONFIG)
+    tiny_problems.step.__wrapped__(objective, problem.params, problem.batch, HPARAMS, STEP_CONFIG)
     for name in ("gain", "divergence", "fisher_product"):
         assert seen[name], name
         assert set(seen[name]) == {48}, name

@@ -7,8 +7,8 @@ import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import problems
 import pytest
+import tiny_problems
 from gymnax.environments import spaces
 
 import trpo_jax
@@ -167,7 +167,7 @@ def test_a_policy_without_hidden_layer():
 @pytest.mark.parametrize("max_kl", [1e-2, 1e-4, 1e-6])
 def test_data_is_used_once_however_small_the_step(max_kl):
     """The policy has moved by less than its rounding shows; the version tells."""
-    agent = trpo_jax.make_trpo(trpo_jax.make_env("CartPole-v1"), problems.SMALL)
+    agent = trpo_jax.make_trpo(trpo_jax.make_env("CartPole-v1"), tiny_problems.SMALL)
     state, trajectory = agent.rollout(agent.init(jax.random.key(0)))
     state, first = agent.learn(state, trajectory, HParams(max_kl=max_kl))
     after, second = agent.learn(state, trajectory, HParams(max_kl=max_kl))

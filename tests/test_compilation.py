@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import SMALL
+from tiny_problems import SMALL
 
 import trpo_jax
 

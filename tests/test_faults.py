@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probe_envs import Faulty
-from problems import SMALL
+from tiny_problems import SMALL
 
 import trpo_jax
 

@@ -93,7 +93,7 @@ def test_it_is_read_again_with_the_parts_that_it_needs(run):
     assert same_params(again, run)
     with pytest.raises(ValueError, match="trained with policy_step, policy of its own"):
         trpo_jax.load_run(run.path, env=ENV)
-    with pytest.raises(ValueError, match="networks is no part"):
+    with pytest.raises(ValueError, match="networks is not a part"):
         trpo_jax.load_run(run.path, networks=POLICY)
 
 

@@ -8,8 +8,8 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import problems
 import pytest
+import tiny_problems
 from comparison import same_bits
 from jax.flatten_util import ravel_pytree
 
@@ -40,7 +40,7 @@ def prepare(agent):
 
 def solve(problem, hparams=HPARAMS, **changes):
     config = STEP_CONFIG.replace(**changes)
-    return problems.step(problem.objective, problem.params, problem.batch, hparams, config)
+    return tiny_problems.step(problem.objective, problem.params, problem.batch, hparams, config)
 
 
 def moved(problem, params):
@@ -183,7 +183,7 @@ def test_mistake_06_the_tolerance_does_not_depend_on_the_scale_of_the_reward(mak
 
 
 def test_mistake_07_observation_statistics_are_frozen_during_an_update():
-    config = problems.SMALL.replace(normalize_observations=True)
+    config = tiny_problems.SMALL.replace(normalize_observations=True)
     agent = trpo_jax.make_trpo(trpo_jax.make_env("Pendulum-v1"), config)
     state, seen = agent.init(jax.random.key(0)), []
     for _ in range(3):
@@ -225,13 +225,13 @@ def test_mistake_08_the_ratio_test_takes_the_fraction_once():
 _SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-import problems
+import tiny_problems
 from trpo_jax import HParams, TRPOConfig
 
 assert jax.device_count() == 2
-problem = problems.make_problem()
+problem = tiny_problems.make_problem()
 config, hparams = TRPOConfig(cg_iterations=30), HParams(cg_tol=1e-6).as_arrays()
-step = lambda p, b: problems.step(problem.objective, p, b, hparams, config)
+step = lambda p, b: tiny_problems.step(problem.objective, p, b, hparams, config)
 mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
 put = lambda tree, spec: jax.device_put(tree, NamedSharding(mesh, spec))
 batch = put(problem.batch, PartitionSpec("data"))

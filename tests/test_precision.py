@@ -10,18 +10,18 @@ SPREAD = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-import problems
+import tiny_problems
 from trpo_jax import HParams, TRPOConfig
 
 assert jax.device_count() == 8
-problem = problems.make_problem("gaussian")
+problem = tiny_problems.make_problem("gaussian")
 mesh = Mesh(np.array(jax.devices()), ("batch",))
 place = lambda tree, *axes: jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axes)))
 hparams = HParams(cg_damping=1e-3).as_arrays()
 lanes = HParams.stack([HParams(max_kl=0.002 * (i + 1)) for i in range(8)])
 
 def step(params, batch, hparams, config):
-    new_params, info = problems.step(problem.objective, params, batch, hparams, config)
+    new_params, info = tiny_problems.step(problem.objective, params, batch, hparams, config)
     return ravel_pytree(new_params)[0], info.accepted, info.cg_residual_norms
 
 config = TRPOConfig(cg_iterations=8, solver_dtype="float64")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from probe_envs import Countdown, KeyEcho
-from problems import SMALL
+from tiny_problems import SMALL
 
 import trpo_jax
 

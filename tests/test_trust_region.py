@@ -5,8 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import problems
 import pytest
+import tiny_problems
 
 from trpo_jax import HParams, StepStatus, TRPOConfig
 
@@ -16,7 +16,7 @@ KINDS = ("categorical", "gaussian")
 
 
 def step(objective, params, batch, hparams=HPARAMS, config=CONFIG):
-    return problems.step(objective, params, batch, hparams, config)
+    return tiny_problems.step(objective, params, batch, hparams, config)
 
 
 class NumPyStep:
@@ -247,7 +247,7 @@ def test_works_under_jit_of_vmap_of_scan(make_problem, solver_dtype):
             batch = problem.batch.replace(
                 distribution=old, log_prob=old.log_prob(problem.batch.action), entropy=old.entropy()
             )
-            return problems.step(problem.objective, params, batch, hparams, config)
+            return tiny_problems.step(problem.objective, params, batch, hparams, config)
 
         return jax.lax.scan(body, problem.params, length=2)
 
