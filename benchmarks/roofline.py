@@ -19,7 +19,8 @@ from problems import TINY, Shape
 from timing import best, interleaved
 
 import trpo_jax
-from trpo_jax.envs.base import Box, reset_batch, step_batch, where_done
+from trpo_jax.envs.base import reset_batch, step_batch, where_done
+from trpo_jax.spaces import Box
 
 SHAPES = (
     Shape(2048, 4, 2, (64, 64), discrete=True),
