@@ -28,9 +28,11 @@ PARTS = {
     "trust_region_step": "gradient, and the table of the value fit",
     "prepare_batch": "advantages and their normalisation, on-policy check",
     "fit_value": "value fit: loss before and after",
-    "_merged_statistics": "statistics of observations and returns",
+    "scale_rewards": "statistics of observations and returns",
+    "merge_observations": "statistics of observations and returns",
     "record_episodes": "monitoring",
     "update_metrics": "monitoring",
+    "learn": "statistics",
 }
 UPDATES = 20
 SMALL = {"num_envs": 8, "num_steps": 32, "hidden_sizes": (16,), "value_epochs": 2}
