@@ -1,15 +1,25 @@
 """Rollouts: a scan of the policy through vmapped environments."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from trpo_jax.config import TRPOConfig
-from trpo_jax.envs.base import Environment, finite_rows, reset_batch, step_batch, where_done
+from trpo_jax.envs.base import (
+    Environment,
+    EnvStep,
+    Obs,
+    finite_rows,
+    reset_batch,
+    step_batch,
+    where_done,
+)
 from trpo_jax.learner.acting import allows_action, decide, finite_or_zero
 from trpo_jax.learner.bookkeeping import begin_again, count_step
 from trpo_jax.learner.parts import Parts
-from trpo_jax.learner.types import ActorState, TrainState, Trajectory
+from trpo_jax.learner.types import ActorState, EpisodeProgress, TrainState, Trajectory
 from trpo_jax.policies.policy import Policy
 
 _MAX_POOL = 65_536
@@ -46,20 +56,15 @@ def rollout(
         fresh = _from_pool(pool, actor.episodes.num_begun)
         env_state, next_obs = where_done(done, fresh, (env_state, step.obs))
         episodes = count_step(actor.episodes, step)
-        finite = finite_rows(obs) & finite_rows(step.obs) & jnp.isfinite(step.reward)
-        record = Trajectory(
-            policy_version=jnp.full(num_envs, state.num_updates),
-            obs=finite_or_zero(obs),
-            next_obs=finite_or_zero(step.obs),
-            action=chosen.action,
-            log_prob=chosen.distribution.log_prob(chosen.action),
-            distribution=chosen.distribution,
-            reward=finite_or_zero(step.reward),
-            terminated=step.terminated,
-            truncated=step.truncated,
-            valid=finite & allows_action(obs, env.action_space),
-            episode_return=episodes.returns,
-            episode_length=episodes.lengths,
+        record = transitions(
+            env,
+            state.num_updates,
+            obs,
+            chosen.action,
+            chosen.distribution.log_prob(chosen.action),
+            chosen.distribution,
+            step,
+            episodes,
         )
         return ActorState(env_state, next_obs, begin_again(episodes, done)), record
 
@@ -67,6 +72,34 @@ def rollout(
         advance, state.actor, (action_keys, step_keys.reshape(num_steps, num_envs))
     )
     return state.replace(key=next_key[0], actor=actor), trajectory
+
+
+def transitions(
+    env: Environment,
+    policy_version: jax.Array,
+    obs: Obs,
+    action: jax.Array,
+    log_prob: jax.Array,
+    distribution: Any,
+    step: EnvStep,
+    episodes: EpisodeProgress,
+) -> Trajectory:
+    """The record of one step in each of N environments; `episodes` already count it."""
+    finite = finite_rows(obs) & finite_rows(step.obs) & jnp.isfinite(step.reward)
+    return Trajectory(
+        policy_version=jnp.full(step.reward.shape, policy_version),
+        obs=finite_or_zero(obs),
+        next_obs=finite_or_zero(step.obs),
+        action=action,
+        log_prob=log_prob,
+        distribution=distribution,
+        reward=finite_or_zero(step.reward),
+        terminated=step.terminated,
+        truncated=step.truncated,
+        valid=finite & allows_action(obs, env.action_space),
+        episode_return=episodes.returns,
+        episode_length=episodes.lengths,
+    )
 
 
 def _pool_share(env: Environment, config: TRPOConfig) -> int:
