@@ -20,7 +20,7 @@ CONTRACT = {
     "CGResult": "x residual_norms num_iters breakdown",
     "LineSearchResult": "params accepted step_fraction num_backtracks kl improvement",
     "Trajectory": """obs next_obs action log_prob distribution reward terminated truncated""",
-    "EnvStep": "obs reward terminated truncated",
+    "EnvStep": "obs reward terminated truncated metrics",
     "Agent": "init update train act evaluate",
 }
 BUILDING_BLOCKS = {

@@ -27,6 +27,10 @@ class EnvStep(NamedTuple):
     truncated: jax.Array
     """bool: the episode was cut off, for example by a time limit, and its last state keeps its
     value. If both flags are set, `terminated` wins."""
+    metrics: Any = None
+    """What else the step measured, for the reports only: a dictionary of scalars by name, such as
+    success or the terms of the reward, with the same names at every step; None for none. Reports
+    count a value that is not finite as 0."""
 
 
 class Environment(abc.ABC):
@@ -68,6 +72,9 @@ class Environment(abc.ABC):
     """Time limit that `step` enforces by truncation, if it has one."""
     recipe: tuple[str, dict[str, Any]] | None = None
     """Id and keywords with which `make_env` recreates it; None if it was made another way."""
+    obs_spec: Any = None
+    """Shapes and types of one observation, a tree of `ShapeDtypeStruct`. None: `reset` and `step`
+    are traced for it."""
     costly_reset: bool = False
     """Whether a reset costs about as much as a step, so that one per step would be expensive."""
 
@@ -92,10 +99,12 @@ class Environment(abc.ABC):
 
 @functools.lru_cache(maxsize=64)
 def observation_spec(env: Environment) -> Obs:
-    """Shapes and types of one observation, a tree of `ShapeDtypeStruct`; traced once.
+    """Shapes and types of one observation, a tree of `ShapeDtypeStruct`; traced at most once.
 
     Floating arrays are float32, and so are arrays whose type differs between `reset` and `step`.
     """
+    if env.obs_spec is not None:
+        return env.obs_spec
     key = jax.eval_shape(lambda: jax.random.key(0))
     begun = jax.eval_shape(lambda key: _observations(env, key), key)
     return jax.tree.map(_common_type, *begun)
@@ -137,6 +146,7 @@ def step_batch(
     Observations have the types of `observation_spec`, rewards are float32, flags are bool, and
     `truncated` is false wherever the episode terminated. If an observation or reward is not finite,
     the episode is truncated: a simulation that blew up restarts instead of spoiling the run.
+    Metrics are a dictionary of float32 [N], empty if the environment has none.
     """
     next_states, step = jax.vmap(env.step)(keys, states, actions)
     next_states = jax.tree.map(like, states, next_states)
@@ -149,6 +159,9 @@ def step_batch(
         reward=reward,
         terminated=terminated,
         truncated=(jnp.asarray(step.truncated, bool) | ~finite) & ~terminated,
+        metrics={
+            name: jnp.asarray(value, jnp.float32) for name, value in (step.metrics or {}).items()
+        },
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from trpo_jax.common import trees
 from trpo_jax.common.checks import require_whole_number
 from trpo_jax.envs.base import Environment, EnvStep, like, some_action, strongly_typed
+from trpo_jax.envs.host import HostEnvironment
 from trpo_jax.spaces import (
     Box,
     Discrete,
@@ -38,9 +39,14 @@ def check_is_environment(env: Any) -> None:
 
 
 def require_promises(env: Environment) -> None:
-    """Raise `ValueError` with a remedy if `env` cannot be trained. Traces it, but runs nothing."""
+    """Raise `ValueError` with a remedy if `env` cannot be trained. Traces it, but runs nothing.
+
+    Simulators on the host cannot be traced; of them only the description is checked.
+    """
     _check_attributes(env)
     _check_action_space(env)
+    if isinstance(env, HostEnvironment):
+        return
     key = jax.eval_shape(lambda: jax.random.key(0))
     action = jax.eval_shape(lambda: some_action(env.action_space))
     jax.eval_shape(functools.partial(_check_episode, env), key, action)
@@ -135,6 +141,13 @@ def _check_episode(env: Environment, key: jax.Array, action: jax.Array) -> None:
     _check_observation(env, "step", step.obs)
     for field in ("reward", "terminated", "truncated"):
         _check_array(f"step of {env.name} returns {field}", getattr(step, field), ())
+    metrics = {} if step.metrics is None else step.metrics
+    if not isinstance(metrics, dict) or not all(isinstance(name, str) for name in metrics):
+        raise ValueError(
+            f"step of {env.name} returns metrics={metrics!r}; a dict of scalars by name is needed"
+        )
+    for name, value in metrics.items():
+        _check_array(f"step of {env.name} returns metrics[{name!r}]", value, ())
 
 
 def _check_observation(env: Environment, function: str, obs: Any) -> None:
