@@ -1,5 +1,6 @@
 """Bookkeeping of episodes and running statistics, from step to step and update to update."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -17,8 +18,8 @@ from trpo_jax.learner.normalization import (
 from trpo_jax.learner.types import EpisodeProgress, TrainState, Trajectory
 
 
-def begin_episodes(num_envs: int) -> EpisodeProgress:
-    """The progress of N episodes that have just begun."""
+def begin_episodes(num_envs: int, metrics: Iterable[str] = ()) -> EpisodeProgress:
+    """The progress of N episodes that have just begun, with the names of the metrics."""
     return EpisodeProgress(
         returns=jnp.zeros(num_envs, jnp.float32),
         lengths=jnp.zeros(num_envs, jnp.int32),
@@ -26,14 +27,25 @@ def begin_episodes(num_envs: int) -> EpisodeProgress:
         num_begun=jnp.zeros(num_envs, jnp.uint32),
         last_mean_return=jnp.zeros((), jnp.float32),
         any_ended=jnp.zeros((), bool),
+        metrics={name: jnp.zeros(num_envs, jnp.float32) for name in metrics},
     )
 
 
 def count_step(episodes: EpisodeProgress, step: EnvStep) -> EpisodeProgress:
     """Add one step of every environment to the progress of its episode."""
-    largest = jnp.finfo(episodes.returns.dtype).max
-    returns = jnp.clip(episodes.returns + finite_or_zero(step.reward), -largest, largest)
-    return episodes.replace(returns=returns, lengths=episodes.lengths + 1)
+    return episodes.replace(
+        returns=add_finite(episodes.returns, step.reward),
+        lengths=episodes.lengths + 1,
+        metrics={
+            name: add_finite(total, step.metrics[name]) for name, total in episodes.metrics.items()
+        },
+    )
+
+
+def add_finite(total: jax.Array, values: jax.Array) -> jax.Array:
+    """total + values, where NaN and ±∞ count as 0 and no sum overflows."""
+    largest = jnp.finfo(total.dtype).max
+    return jnp.clip(total + finite_or_zero(values), -largest, largest)
 
 
 def begin_again(episodes: EpisodeProgress, done: jax.Array) -> EpisodeProgress:
@@ -41,6 +53,7 @@ def begin_again(episodes: EpisodeProgress, done: jax.Array) -> EpisodeProgress:
     return episodes.replace(
         returns=jnp.where(done, 0, episodes.returns),
         lengths=jnp.where(done, 0, episodes.lengths),
+        metrics={name: jnp.where(done, 0, total) for name, total in episodes.metrics.items()},
         num_begun=episodes.num_begun + done.astype(episodes.num_begun.dtype),
     )
 

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.envs.base import Obs, reset_batch, step_batch
-from trpo_jax.learner.acting import decide
+from trpo_jax.envs.base import EnvStep, Obs, metric_names, reset_batch, step_batch
+from trpo_jax.learner.acting import decide, finite_or_zero
+from trpo_jax.learner.bookkeeping import add_finite
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.types import TrainState
 
@@ -20,6 +21,10 @@ class EpisodeStats(NamedTuple):
     """float32 [num_episodes]: undiscounted sum of rewards; not finite if a reward was not."""
     lengths: jax.Array
     """int32 [num_episodes]: number of steps."""
+    metrics: dict[str, jax.Array] = {}  # noqa: RUF012 - a field of a tuple
+    """float32 [num_episodes] by name: means of the environment's metrics over the steps."""
+    metrics_last: dict[str, jax.Array] = {}  # noqa: RUF012
+    """float32 [num_episodes] by name: their values at the last step."""
 
 
 class _Loop(NamedTuple):
@@ -49,7 +54,13 @@ def evaluate(
     limit = max_steps or env.max_episode_steps or DEFAULT_MAX_STEPS
     reset_key, loop_key = jax.random.split(key)
     env_state, obs = reset_batch(env, jax.random.split(reset_key, num_episodes))
-    zeros = EpisodeStats(jnp.zeros(num_episodes, jnp.float32), jnp.zeros(num_episodes, jnp.int32))
+    zero = jnp.zeros(num_episodes, jnp.float32)
+    zeros = EpisodeStats(
+        returns=zero,
+        lengths=jnp.zeros(num_episodes, jnp.int32),
+        metrics=dict.fromkeys(metric_names(env), zero),
+        metrics_last=dict.fromkeys(metric_names(env), zero),
+    )
     start = _Loop(
         loop_key, env_state, obs, jnp.ones(num_episodes, bool), zeros, jnp.zeros((), jnp.int32)
     )
@@ -62,11 +73,27 @@ def evaluate(
         chosen = decide(parts, state, action_key, loop.obs, deterministic)
         step_keys = jax.random.split(step_key, num_episodes)
         env_state, step = step_batch(env, step_keys, loop.env_state, chosen.env_action)
-        stats = EpisodeStats(
-            returns=loop.stats.returns + jnp.where(loop.alive, step.reward, 0),
-            lengths=loop.stats.lengths + loop.alive.astype(jnp.int32),
-        )
+        stats = _count(loop.stats, loop.alive, step)
         alive = loop.alive & ~(step.terminated | step.truncated)
         return _Loop(next_key, env_state, step.obs, alive, stats, loop.step + 1)
 
-    return jax.lax.while_loop(unfinished, advance, start).stats
+    stats = jax.lax.while_loop(unfinished, advance, start).stats
+    return stats._replace(
+        metrics={name: total / stats.lengths for name, total in stats.metrics.items()}
+    )
+
+
+def _count(stats: EpisodeStats, alive: jax.Array, step: EnvStep) -> EpisodeStats:
+    """Add a step to the episodes that are alive; the metrics are still sums."""
+    return EpisodeStats(
+        returns=stats.returns + jnp.where(alive, step.reward, 0),
+        lengths=stats.lengths + alive.astype(jnp.int32),
+        metrics={
+            name: add_finite(total, jnp.where(alive, step.metrics[name], 0))
+            for name, total in stats.metrics.items()
+        },
+        metrics_last={
+            name: jnp.where(alive, finite_or_zero(step.metrics[name]), before)
+            for name, before in stats.metrics_last.items()
+        },
+    )

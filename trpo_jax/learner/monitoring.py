@@ -94,6 +94,11 @@ class UpdateMetrics(struct.PyTreeNode):
     """Fraction of transitions that were finite and whose mask allowed an action."""
     alarms: Alarms
     """What deserves attention."""
+    env_metrics: dict[str, jax.Array] = struct.field(default_factory=dict)
+    """What the environment measured, by name: the mean over the steps of an episode, and of this
+    the mean over the episodes that ended in this update; NaN if none did."""
+    env_metrics_last: dict[str, jax.Array] = struct.field(default_factory=dict)
+    """The same metrics at the last step of an episode, averaged over the same episodes."""
 
     step_fraction: jax.Array | None = None
     """Fraction of the full step that was taken; 0 if rejected."""
@@ -171,7 +176,15 @@ def update_metrics(
         on_policy_gap=prepared.on_policy_gap,
         valid_fraction=jnp.mean(trajectory.valid, dtype=jnp.float32),
         alarms=alarms,
+        env_metrics=_means_at_ends(trajectory.episode_metrics, done),
+        env_metrics_last=_means_at_ends(trajectory.metrics, done),
     )
+
+
+def _means_at_ends(metrics: dict[str, jax.Array], done: jax.Array) -> dict[str, jax.Array]:
+    """For each name, the mean of values [T, N] over the ends of episodes; NaN without any."""
+    share = done / jnp.sum(done)  # 0 / 0 is NaN
+    return {name: jnp.sum(share * values) for name, values in metrics.items()}
 
 
 def _kl_spike(info: StepInfo | TrustRegionInfo, hparams: HParams) -> jax.Array:

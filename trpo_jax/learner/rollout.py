@@ -99,6 +99,10 @@ def transitions(
         valid=finite & allows_action(obs, env.action_space),
         episode_return=episodes.returns,
         episode_length=episodes.lengths,
+        metrics={name: finite_or_zero(step.metrics[name]) for name in episodes.metrics},
+        episode_metrics={
+            name: total / episodes.lengths for name, total in episodes.metrics.items()
+        },
     )
 
 

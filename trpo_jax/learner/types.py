@@ -25,6 +25,8 @@ class EpisodeProgress(struct.PyTreeNode):
     """float32: mean return in the last update in which any episode ended."""
     any_ended: jax.Array
     """bool: whether any episode has ended yet."""
+    metrics: dict[str, jax.Array] = struct.field(default_factory=dict)
+    """float32 [N] by name: sums of the environment's metrics so far."""
 
 
 class ActorState(struct.PyTreeNode):
@@ -90,6 +92,10 @@ class Trajectory(struct.PyTreeNode):
     """float32 [T, N]: undiscounted reward of the episode up to and including this step."""
     episode_length: jax.Array
     """int32 [T, N]: steps of the episode up to and including this one."""
+    metrics: dict[str, jax.Array] = struct.field(default_factory=dict)
+    """float32 [T, N] by name: what the environment measured; NaN and ±∞ are replaced by 0."""
+    episode_metrics: dict[str, jax.Array] = struct.field(default_factory=dict)
+    """float32 [T, N] by name: their means over the episode up to and including this step."""
 
 
 class Batch(struct.PyTreeNode):

@@ -1,0 +1,194 @@
+"""Gymnasium environments, by id, as objects or from functions; they step on the host."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import jax
+import numpy as np
+
+from trpo_jax.envs import gymnasium_spaces
+from trpo_jax.envs.base import EnvStep
+from trpo_jax.envs.host import EnvironmentFailed, HostEnvironment, Simulators
+from trpo_jax.spaces import Discrete, MultiDiscrete, Observation, mask_size, shapes_of
+
+_MASK = "action_mask"
+
+
+def list_ids() -> list[str]:
+    """The ids in Gymnasium's registry."""
+    return sorted(gymnasium.registry)
+
+
+def make(
+    name: str, *, episode_length: int | None = None, metrics: Sequence[str] = (), **kwargs
+) -> "GymnasiumEnvironment":
+    """An environment from its Gymnasium id; `kwargs` go to `gymnasium.make`.
+
+    `episode_length` replaces the id's own time limit. `metrics` names entries of `info` that are
+    reported.
+    """
+    limit = {} if episode_length is None else {"max_episode_steps": int(episode_length)}
+    return GymnasiumEnvironment(
+        functools.partial(_make_one, name, {"disable_env_checker": True, **limit, **kwargs}),
+        name,
+        metrics,
+    )
+
+
+def from_object(env: gymnasium.Env, *, metrics: Sequence[str] = ()) -> "GymnasiumEnvironment":
+    """An environment whose simulators are made after the specification of an object.
+
+    The object itself is not used. Raises `ValueError` if it has no specification.
+    """
+    _refuse_vectorised(env)
+    if env.spec is None:
+        raise ValueError(
+            f"{env} has no spec, and one object cannot become several: pass a function that makes "
+            "one, make_env(lambda: MyEnv(…))"
+        )
+    spec, name = env.spec, env.spec.id
+    return GymnasiumEnvironment(lambda: gymnasium.make(spec), name, metrics)
+
+
+def from_function(
+    function: Callable[[], gymnasium.Env], *, metrics: Sequence[str] = ()
+) -> "GymnasiumEnvironment":
+    """An environment whose simulators are made by a function, one per call."""
+    return GymnasiumEnvironment(function, None, metrics)
+
+
+class GymnasiumEnvironment(HostEnvironment):
+    """What the simulators of a Gymnasium environment have in common.
+
+    Its own time limit and its own flags stand as they are. An `action_mask` in `info` becomes the
+    mask of the observation.
+    """
+
+    def __init__(
+        self, make_one: Callable[[], gymnasium.Env], name: str | None, metrics: Sequence[str] = ()
+    ):
+        probe = make_one()
+        _refuse_vectorised(probe)
+        self.make_one = make_one
+        self.name = name or (probe.spec.id if probe.spec else type(probe.unwrapped).__name__)
+        self.metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+        try:
+            spec, self.encode = gymnasium_spaces.observations(probe.observation_space, self.name)
+            self.action_space, self.decode = gymnasium_spaces.actions(probe.action_space, self.name)
+            _, info = probe.reset(seed=0)
+        finally:
+            probe.close()
+        self.masked = _MASK in info and isinstance(self.action_space, Discrete | MultiDiscrete)
+        self.obs_shape = shapes_of(spec)
+        mask = jax.ShapeDtypeStruct((mask_size(self.action_space),), np.bool_)
+        self.obs_spec = Observation(spec, action_mask=mask) if self.masked else spec
+        limit = probe.spec.max_episode_steps if probe.spec else None
+        self.max_episode_steps = limit or getattr(probe, "_max_episode_steps", None)
+
+    def simulators(self, seeds: np.ndarray) -> Simulators:
+        """One Gymnasium environment per seed, stepped one after the other."""
+        return GymnasiumSimulators(self, seeds)
+
+
+class GymnasiumSimulators(Simulators):
+    """M Gymnasium environments in a list.
+
+    Gymnasium's vector environments reset by themselves and copy every observation twice more; this
+    loop is faster, resets when it is told to, and can step some of its environments.
+    """
+
+    def __init__(self, env: GymnasiumEnvironment, seeds: np.ndarray):
+        self.envs = [env.make_one() for _ in seeds]
+        self._env, self._seeds = env, [int(seed) for seed in seeds]
+        count = len(self.envs)
+        self._obs = jax.tree.map(
+            lambda leaf: np.zeros((count, *leaf.shape), leaf.dtype), env.obs_spec
+        )
+        policy = self._obs.policy if env.masked else self._obs
+        self._simple = policy if env.encode is None else None
+        self._leaves = jax.tree.leaves(policy)
+        self._step = EnvStep(
+            obs=self._obs,
+            reward=np.zeros(count, np.float32),
+            terminated=np.zeros(count, bool),
+            truncated=np.zeros(count, bool),
+            metrics={name: np.zeros(count, np.float32) for name in env.metrics},
+        )
+
+    def reset(self) -> Any:
+        """Begin M episodes, each with its seed."""
+        for row, (env, seed) in enumerate(zip(self.envs, self._seeds, strict=True)):
+            self._store(row, *env.reset(seed=seed))
+        return self._obs
+
+    def step(self, actions: np.ndarray, rows: np.ndarray | None = None) -> EnvStep:
+        """Step some of the environments."""
+        kept, decode = self._step, self._env.decode
+        chosen = range(len(self.envs)) if rows is None else rows
+        for action, row in zip(actions, chosen, strict=True):
+            obs, reward, terminated, truncated, info = self.envs[row].step(decode(action))
+            kept.reward[row] = reward
+            kept.terminated[row] = terminated
+            kept.truncated[row] = truncated
+            self._store(row, obs, info)
+            for name, values in kept.metrics.items():
+                values[row] = self._metric(name, info)
+        return kept
+
+    def restart(self, mask: np.ndarray) -> Any:
+        """Begin a new episode where `mask`."""
+        for row in np.flatnonzero(mask):
+            self._store(row, *self.envs[row].reset())
+        return self._obs
+
+    def close(self) -> None:
+        """Close all of them."""
+        for env in self.envs:
+            env.close()
+
+    def _store(self, row: int, obs: Any, info: dict[str, Any]) -> None:
+        if self._simple is not None:
+            self._simple[row] = obs
+        else:
+            encoded = self._env.encode(obs)  # type: ignore[misc]
+            for buffer, leaf in zip(self._leaves, jax.tree.leaves(encoded), strict=True):
+                buffer[row] = leaf
+        if self._env.masked:
+            self._obs.action_mask[row] = np.ravel(info[_MASK]).astype(bool)
+
+    def _metric(self, name: str, info: dict[str, Any]) -> float:
+        if name not in info:
+            known = ", ".join(sorted(info)) or "none"
+            raise EnvironmentFailed(
+                f"metrics={name!r}: info of {self._env.name} has no such entry; it has {known}"
+            )
+        return info[name]
+
+
+def _make_one(name: str, kwargs: dict[str, Any]) -> gymnasium.Env:
+    try:
+        return gymnasium.make(name, **kwargs)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise ValueError(f"environment {name!r} needs more packages: {error}") from None
+    except gymnasium.error.Error as error:
+        raise ValueError(f"environment {name!r} cannot be made: {error}") from None
+    except TypeError as error:
+        raise ValueError(f"environment {name!r} does not take {kwargs}: {error}") from None
+
+
+def _refuse_vectorised(env: Any) -> None:
+    if not isinstance(env, gymnasium.Env):
+        raise ValueError(
+            f"{env!r} is a vector environment or none of Gymnasium's; pass the single environment: "
+            "trpo_jax makes several of it and restarts those that end"
+        )
+    inner = env
+    while isinstance(inner, gymnasium.Wrapper):
+        if type(inner).__name__ in ("Autoreset", "AutoResetWrapper"):
+            raise ValueError(
+                f"{env} is wrapped in {type(inner).__name__}; pass the environment without it: "
+                "trpo_jax restarts episodes itself and needs their final observations"
+            )
+        inner = inner.env

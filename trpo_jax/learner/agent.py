@@ -1,0 +1,116 @@
+"""What an agent offers, and how its functions read their arguments."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from trpo_jax.common.checks import require_whole_number
+from trpo_jax.config import HParams
+from trpo_jax.envs.base import observation_spec
+from trpo_jax.learner.evaluation import EpisodeStats
+from trpo_jax.learner.monitoring import UpdateMetrics
+from trpo_jax.learner.parts import Parts
+from trpo_jax.learner.types import TrainState, Trajectory
+from trpo_jax.policies.policy import Critic, Policy
+
+DEFAULT_HPARAMS = HParams()
+
+
+class Agent(NamedTuple):
+    """The functions that make up an agent. All are pure and compile on first use.
+
+    They compose with `jit`, `vmap`, `scan` and sharding.
+    """
+
+    init: Callable[..., TrainState]
+    """(key, policy_params=None, value_params=None) -> state; parameters not given are drawn. Safe
+    under `vmap`."""
+    update: Callable[..., tuple[TrainState, UpdateMetrics]]
+    """(state, hparams) -> (state, metrics): rollout, advantages, policy step, value fit."""
+    train: Callable[..., tuple[TrainState, UpdateMetrics]]
+    """(state, hparams, num_updates=…) -> (state, history): a scan of `update`."""
+    act: Callable[..., jax.Array]
+    """(state, key, obs [..., *obs_shape], deterministic=False) -> action for the environment."""
+    evaluate: Callable[..., EpisodeStats]
+    """(state, key, num_episodes=128, deterministic=True, max_steps=None) -> returns, lengths."""
+    rollout: Callable[[TrainState], tuple[TrainState, Trajectory]]
+    """state -> (state, trajectory): the first half of `update`."""
+    learn: Callable[..., tuple[TrainState, UpdateMetrics]]
+    """(state, trajectory, hparams) -> (state, metrics): the second half. Refuses stale data."""
+    policy: Policy
+    """The policy network as functions."""
+    critic: Critic
+    """The value network as functions."""
+    parts: Parts
+    """All parts of the agent."""
+
+
+def act_with(
+    compiled: Callable[..., jax.Array],
+    state: TrainState,
+    key: jax.Array,
+    obs: Any,
+    deterministic: bool = False,
+) -> jax.Array:
+    """`Agent.act`, given the compiled function."""
+    return compiled(state, typed_key(key), _as_arrays(obs), deterministic=deterministic)
+
+
+def _as_arrays(obs: Any) -> Any:
+    """Lists of numbers as one array; other trees leaf by leaf."""
+    return jnp.asarray(obs) if isinstance(obs, list) else jax.tree.map(jnp.asarray, obs)
+
+
+def evaluate_with(
+    compiled: Callable[..., EpisodeStats],
+    state: TrainState,
+    key: jax.Array,
+    num_episodes: int = 128,
+    deterministic: bool = True,
+    max_steps: int | None = None,
+) -> EpisodeStats:
+    """`Agent.evaluate`, given the function that plays."""
+    require_whole_number("num_episodes", num_episodes)
+    if max_steps is not None:
+        require_whole_number("max_steps", max_steps)
+    return compiled(state, typed_key(key), int(num_episodes), deterministic, max_steps)
+
+
+def typed_key(key: Any) -> jax.Array:
+    """A typed key; one from the older `PRNGKey` is converted."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return key
+    if dtype != jnp.uint32:
+        raise ValueError(f"key={key!r} must be a random key; use jax.random.key(0)")
+    return jax.random.wrap_key_data(key)
+
+
+def require_own_state(state: TrainState, parts: Parts, lead: tuple[int, ...] = ()) -> None:
+    """Raise `ValueError` unless the state's observations have this agent's shapes.
+
+    `lead` are axes in front of those of one state.
+    """
+    spec, num_envs = observation_spec(parts.env), parts.config.num_envs
+    shapes = jax.tree.map(jnp.shape, state.actor.obs)
+    wanted = jax.tree.map(lambda leaf: (*lead, num_envs, *leaf.shape), spec)
+    if shapes != wanted:
+        raise ValueError(
+            f"state.actor.obs has shape {shapes}; this agent's is {wanted}: take a state "
+            "of its own `init`, and `jax.vmap` for several states"
+        )
+
+
+def scalars(hparams: HParams) -> HParams:
+    """Hyperparameters as scalar arrays. Raises `ValueError` if they have a leading axis."""
+    if not isinstance(hparams, HParams):
+        raise ValueError(f"hparams={hparams!r} must be an HParams")
+    arrays = hparams.as_arrays()
+    for name, value in vars(arrays).items():
+        if value.ndim:
+            raise ValueError(
+                f"{name} has shape {value.shape}; one run takes one number: vmap over the settings"
+            )
+    return arrays
