@@ -75,6 +75,8 @@ class Environment(abc.ABC):
     obs_spec: Any = None
     """Shapes and types of one observation, a tree of `ShapeDtypeStruct`. None: `reset` and `step`
     are traced for it."""
+    metrics: tuple[str, ...] | None = None
+    """Names of the metrics that `step` reports. None: `step` is traced for them."""
     costly_reset: bool = False
     """Whether a reset costs about as much as a step, so that one per step would be expensive."""
 
@@ -97,25 +99,33 @@ class Environment(abc.ABC):
         """
 
 
-@functools.lru_cache(maxsize=64)
 def observation_spec(env: Environment) -> Obs:
     """Shapes and types of one observation, a tree of `ShapeDtypeStruct`; traced at most once.
 
     Floating arrays are float32, and so are arrays whose type differs between `reset` and `step`.
     """
-    if env.obs_spec is not None:
-        return env.obs_spec
+    return _traced(env)[0] if env.obs_spec is None else env.obs_spec
+
+
+def metric_names(env: Environment) -> tuple[str, ...]:
+    """Names of the metrics that the steps of an environment report; traced at most once."""
+    return _traced(env)[1] if env.metrics is None else tuple(env.metrics)
+
+
+@functools.lru_cache(maxsize=64)
+def _traced(env: Environment) -> tuple[Obs, tuple[str, ...]]:
+    """The types of an observation and the names of the metrics, from a traced step."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    begun = jax.eval_shape(lambda key: _observations(env, key), key)
-    return jax.tree.map(_common_type, *begun)
+    first, later, metrics = jax.eval_shape(lambda key: _first_step(env, key), key)
+    return jax.tree.map(_common_type, first, later), tuple(metrics)
 
 
-def _observations(env: Environment, key: jax.Array) -> tuple[Obs, Obs]:
-    """The first observation and the one after an action, as arrays."""
+def _first_step(env: Environment, key: jax.Array) -> tuple[Obs, Obs, dict[str, jax.Array]]:
+    """The first observation, and the observation and metrics after an action, as arrays."""
     state, first = env.reset(key)
     # brax's step writes into the dictionaries it is given.
     _, step = env.step(key, jax.tree.map(jnp.asarray, state), some_action(env.action_space))
-    return jax.tree.map(jnp.asarray, (first, step.obs))
+    return jax.tree.map(jnp.asarray, (first, step.obs, dict(step.metrics or {})))
 
 
 def _common_type(first: Any, later: Any) -> jax.ShapeDtypeStruct:

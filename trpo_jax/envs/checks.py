@@ -146,6 +146,11 @@ def _check_episode(env: Environment, key: jax.Array, action: jax.Array) -> None:
         raise ValueError(
             f"step of {env.name} returns metrics={metrics!r}; a dict of scalars by name is needed"
         )
+    if env.metrics is not None and set(env.metrics) != set(metrics):
+        raise ValueError(
+            f"metrics={env.metrics!r} of {env.name}, but step returns {tuple(metrics)}; announce "
+            "the same names, or leave the attribute out"
+        )
     for name, value in metrics.items():
         _check_array(f"step of {env.name} returns metrics[{name!r}]", value, ())
 

@@ -21,7 +21,7 @@ class EpisodeStats(NamedTuple):
     """float32 [num_episodes]: undiscounted sum of rewards; not finite if a reward was not."""
     lengths: jax.Array
     """int32 [num_episodes]: number of steps."""
-    metrics: dict[str, jax.Array] = {}  # noqa: RUF012 - a field of a tuple
+    metrics: dict[str, jax.Array] = {}  # noqa: RUF012
     """float32 [num_episodes] by name: means of the environment's metrics over the steps."""
     metrics_last: dict[str, jax.Array] = {}  # noqa: RUF012
     """float32 [num_episodes] by name: their values at the last step."""

@@ -183,8 +183,8 @@ def update_metrics(
 
 def _means_at_ends(metrics: dict[str, jax.Array], done: jax.Array) -> dict[str, jax.Array]:
     """For each name, the mean of values [T, N] over the ends of episodes; NaN without any."""
-    share = done / jnp.sum(done)  # 0 / 0 is NaN
-    return {name: jnp.sum(share * values) for name, values in metrics.items()}
+    # 0 / 0 is NaN.
+    return {name: jnp.sum(done / jnp.sum(done) * values) for name, values in metrics.items()}
 
 
 def _kl_spike(info: StepInfo | TrustRegionInfo, hparams: HParams) -> jax.Array:
