@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from trpo_jax.common import trees
-from trpo_jax.envs.base import observation_spec, reset_batch
+from trpo_jax.envs.base import metric_names, observation_spec, reset_batch
 from trpo_jax.learner.assembly import example_observation
 from trpo_jax.learner.bookkeeping import begin_episodes
 from trpo_jax.learner.normalization import init_statistics, init_tree_statistics
@@ -20,7 +20,7 @@ def begin(parts: Parts, key: jax.Array, policy_params: Any, value_params: Any) -
     num_envs = parts.config.num_envs
     keys = jax.random.split(key, 3 + num_envs)
     env_state, obs = reset_batch(parts.env, keys[3:])
-    actor = ActorState(env_state, obs, begin_episodes(num_envs))
+    actor = ActorState(env_state, obs, begin_episodes(num_envs, metric_names(parts.env)))
     return initial_state(parts, keys[:3], actor, policy_params, value_params)
 
 

@@ -16,14 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_jax.envs.base import EnvStep
+from trpo_jax.envs.base import EnvStep, metric_names, observation_spec
 from trpo_jax.envs.host import EnvironmentFailed, HostEnvironment, Simulators
 from trpo_jax.learner.acting import Decision, decide
+from trpo_jax.learner.assembly import example_observation
 from trpo_jax.learner.bookkeeping import begin_again, begin_episodes, count_step
-from trpo_jax.learner.normalization import RunningStatistics
+from trpo_jax.learner.normalization import RunningStatistics, init_tree_statistics
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.rollout import transitions
 from trpo_jax.learner.types import ActorState, TrainState, Trajectory
+from trpo_jax.spaces import policy_view
 
 _KEPT = 8
 _WORDS = 4
@@ -67,9 +69,9 @@ class HostRollouts:
         self._act = acting_program(parts, deterministic=False)
         self._draw = per_seed(lambda key: _draw(key, parts.config.num_steps, parts.config.num_envs))
 
-    def begin(self, seeds: jax.Array) -> tuple[Any, np.ndarray]:
+    def begin(self, drawn: jax.Array) -> tuple[Any, np.ndarray]:
         """Make simulators from seeds [..., N] and begin episodes: observations and fingerprint."""
-        seeds = np.asarray(seeds)
+        seeds = np.asarray(drawn)
         lead = seeds.shape[:-1]
         with naming(self._env, "reset"):
             simulators = self._env.simulators(seeds.reshape(-1).astype(np.int64))
@@ -179,6 +181,34 @@ def complete(
     return end.replace(actor=end.actor.replace(episodes=episodes)), trajectory
 
 
+def trajectory_spec(parts: Parts) -> Trajectory:
+    """Shapes and types of a trajectory [T, N, ...]; nothing steps."""
+    num_steps, num_envs, env = parts.config.num_steps, parts.config.num_envs, parts.env
+
+    def row(obs: Any) -> Any:
+        key, zeros = jax.random.key(0), jnp.zeros(num_envs)
+        example = example_observation(env)
+        params = parts.policy.init(key, policy_view(example))
+        statistics = init_tree_statistics(observation_spec(env))
+        chosen = decide(parts, ActingState(params, statistics), key, obs)
+        log_prob = chosen.distribution.log_prob(chosen.action)
+        metrics = dict.fromkeys(metric_names(env), zeros)
+        step = EnvStep(obs, zeros, zeros > 0, zeros > 0, metrics)
+        episodes = begin_episodes(num_envs, metric_names(env))
+        return transitions(
+            env, jnp.int32(0), obs, chosen.action, log_prob, chosen.distribution, step, episodes
+        )
+
+    obs = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((num_envs, *leaf.shape), leaf.dtype),
+        observation_spec(env),
+    )
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((num_steps, *leaf.shape), leaf.dtype),
+        jax.eval_shape(row, obs),
+    )
+
+
 def acting_program(parts: Parts, deterministic: bool) -> Callable[..., Any]:
     """(acting state, keys [T], t, obs [N, ...]) -> (action for the environment, action, log-prob).
 
@@ -235,7 +265,7 @@ def draw_seeds(key: jax.Array, number: int) -> jax.Array:
 def _begun_anew(actor: ActorState, obs: Any, fingerprint: np.ndarray) -> ActorState:
     """The actor with new episodes; the mean return of earlier ones is remembered."""
     num_envs = actor.episodes.lengths.shape[-1]
-    fresh = begin_episodes(num_envs)
+    fresh = begin_episodes(num_envs, actor.episodes.metrics)
     fresh = jax.tree.map(lambda new, old: jnp.broadcast_to(new, old.shape), fresh, actor.episodes)
     episodes = fresh.replace(
         num_begun=actor.episodes.num_begun + 1,
