@@ -20,11 +20,11 @@ class EnvStep(NamedTuple):
 
     obs: Obs
     """The observation after the action, even if the action ended the episode."""
-    reward: jax.Array
+    reward: Any
     """Scalar."""
-    terminated: jax.Array
+    terminated: Any
     """bool: the episode reached a terminal state, whose value is zero."""
-    truncated: jax.Array
+    truncated: Any
     """bool: the episode was cut off, for example by a time limit, and its last state keeps its
     value. If both flags are set, `terminated` wins."""
     metrics: Any = None

@@ -140,7 +140,7 @@ class GymnasiumSimulators(Simulators):
     def restart(self, mask: np.ndarray) -> Any:
         """Begin a new episode where `mask`."""
         for row in np.flatnonzero(mask):
-            self._store(row, *self.envs[row].reset())
+            self._store(int(row), *self.envs[row].reset())
         return self._obs
 
     def close(self) -> None:

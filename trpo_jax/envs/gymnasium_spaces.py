@@ -1,5 +1,6 @@
 """Gymnasium's spaces as ours: encodings of observations, and of actions on their way back."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,7 @@ def observations(space: gymnasium.Space, name: str) -> tuple[Any, Encode | None]
         size = spaces.flatdim(space)
 
         def one_hot(obs: Any) -> np.ndarray:
-            return spaces.flatten(space, obs).astype(np.float32)
+            return np.asarray(spaces.flatten(space, obs), np.float32)
 
         return jax.ShapeDtypeStruct((size,), np.float32), one_hot
     raise ValueError(
@@ -110,7 +111,8 @@ def _rebuild(space: gymnasium.Space, choices: list[Any]) -> Any:
         return tuple(_rebuild(part, choices) for part in space.spaces)
     if isinstance(space, spaces.Dict):
         return {key: _rebuild(part, choices) for key, part in space.spaces.items()}
-    size = int(np.prod(space.shape))
+    shape = space.shape or ()
+    size = math.prod(shape)
     taken, choices[:] = choices[:size], choices[size:]
-    array = np.reshape(np.asarray(taken), space.shape).astype(space.dtype)
+    array = np.reshape(np.asarray(taken), shape).astype(space.dtype)
     return array + space.start if isinstance(space, spaces.MultiDiscrete) else array

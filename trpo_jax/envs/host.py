@@ -1,12 +1,15 @@
 """Environments that step in NumPy, outside the compiled program."""
 
 import abc
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
 from trpo_jax.envs.base import Environment, EnvStep
+from trpo_jax.envs.transforms import Transform, num_decisions
+from trpo_jax.spaces import policy_part, shapes_of
 
 
 class EnvironmentFailed(ValueError):
@@ -46,9 +49,17 @@ class HostEnvironment(Environment):
     attributes are those of `Environment`, and `obs_spec` must be given.
     """
 
+    metrics: tuple[str, ...] = ()
+
     @abc.abstractmethod
     def simulators(self, seeds: np.ndarray) -> Simulators:
         """Simulators of M environments; int64 `seeds` [M] in [0, 2³¹) determine all they do."""
+
+    def with_transforms(
+        self, transforms: Sequence[Transform], action_repeat: int
+    ) -> "HostEnvironment":
+        """The environment with repeated actions and transforms, as `transformed` asks for it."""
+        return TransformedHost(self, transforms, action_repeat)
 
     def reset(self, key: jax.Array) -> NoReturn:
         """Refused: only simulators can be reset."""
@@ -64,6 +75,108 @@ class HostEnvironment(Environment):
             "outside jit, vmap and scan (init takes keys [seeds] for several seeds at once), or "
             "env.simulators(seeds) for the environment alone"
         )
+
+
+class TransformedHost(HostEnvironment):
+    """A host environment whose actions are repeated and whose steps pass through transforms."""
+
+    def __init__(self, env: HostEnvironment, transforms: Sequence[Transform], action_repeat: int):
+        self.env, self.transforms, self.action_repeat = env, tuple(transforms), action_repeat
+        self.name, self.action_space, self.metrics = env.name, env.action_space, env.metrics
+        self.obs_spec = env.obs_spec
+        self.max_episode_steps = num_decisions(env.max_episode_steps, action_repeat)
+        for transform in self.transforms:
+            self.obs_spec = transform.obs_spec(self.obs_spec)
+            self.max_episode_steps = transform.step_limit(self.max_episode_steps)
+        self.obs_shape = shapes_of(policy_part(self.obs_spec))
+
+    @property
+    def unwrapped(self) -> Any:
+        """The environment inside."""
+        return getattr(self.env, "unwrapped", self.env)
+
+    def simulators(self, seeds: np.ndarray) -> Simulators:
+        """The simulators of the environment inside, and the memories of the transforms."""
+        return TransformedSimulators(self, self.env.simulators(seeds), len(seeds))
+
+
+class TransformedSimulators(Simulators):
+    """M simulators with repeated actions and transforms."""
+
+    def __init__(self, env: TransformedHost, simulators: Simulators, number: int):
+        self._env, self._inner, self._number = env, simulators, number
+        self._memories: list[Any] = []
+        self._obs: Any = None
+
+    def reset(self) -> Any:
+        """Begin M episodes."""
+        self._memories, self._obs = self._begun(self._inner.reset())
+        return self._obs
+
+    def step(self, actions: np.ndarray, rows: np.ndarray | None = None) -> EnvStep:
+        """Step some of them; an action lasts until its episode ends."""
+        step = self._repeated(actions, rows)
+        chosen = slice(None) if rows is None else rows
+        for number, transform in enumerate(self._env.transforms):
+            after, step = transform.after(self._memories[number], step)
+            self._memories[number] = _with_rows(self._memories[number], after, chosen)
+        self._obs = _with_rows(self._obs, step.obs, chosen)
+        return step._replace(obs=self._obs)
+
+    def restart(self, mask: np.ndarray) -> Any:
+        """Begin a new episode where `mask`."""
+        memories, obs = self._begun(self._inner.restart(mask))
+        rows = np.flatnonzero(mask)
+        self._memories = [
+            _with_rows(*pair, rows) for pair in zip(self._memories, memories, strict=True)
+        ]
+        self._obs = _with_rows(self._obs, obs, rows)
+        return self._obs
+
+    def close(self) -> None:
+        """Close the simulators."""
+        self._inner.close()
+
+    def _begun(self, obs: Any) -> tuple[list[Any], Any]:
+        memories = []
+        for transform in self._env.transforms:
+            memory, obs = transform.begin(obs, (self._number,))
+            memories.append(memory)
+        return jax.tree.map(np.copy, (memories, obs))
+
+    def _repeated(self, actions: np.ndarray, rows: np.ndarray | None) -> EnvStep:
+        step = self._inner.step(actions, rows)
+        if self._env.action_repeat == 1:
+            return step
+        everyone = np.arange(self._number) if rows is None else rows
+        count, reward = np.ones(self._number), np.copy(step.reward)
+        metrics = {name: np.copy(value) for name, value in (step.metrics or {}).items()}
+        ended = step.terminated | step.truncated
+        for _ in range(self._env.action_repeat - 1):
+            alive = ~ended[everyone]
+            if not alive.any():
+                break
+            going = everyone[alive]
+            step = self._inner.step(actions[alive], going)
+            reward[going] += step.reward[going]
+            for name, value in (step.metrics or {}).items():
+                metrics[name][going] += value[going]
+            count[going] += 1
+            ended[going] = step.terminated[going] | step.truncated[going]
+            actions, everyone = actions[alive], going
+        means = {name: (value / count).astype(np.float32) for name, value in metrics.items()}
+        return step._replace(reward=reward, metrics=means)
+
+
+def _with_rows(old: Any, new: Any, rows: Any) -> Any:
+    """A copy of a tree of [M, ...] with some rows replaced."""
+
+    def replaced(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        result = np.copy(before)
+        result[rows] = after[rows]
+        return result
+
+    return jax.tree.map(replaced, old, new)
 
 
 def refuse_tracing(env: Environment, function: str, *trees: Any) -> None:

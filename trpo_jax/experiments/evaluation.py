@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 
 from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments.checkpoints import Checkpoints
+from trpo_jax.experiments.chunks import compiled, is_on_host
 from trpo_jax.experiments.devices import Devices
 from trpo_jax.experiments.files import read_lines
 from trpo_jax.experiments.loggers import JsonLines
@@ -48,6 +49,11 @@ class Summary(NamedTuple):
     """Total number of episodes."""
     mean_per_run: list[float]
     """Mean return of each policy that played."""
+    metrics: dict[str, float] = {}  # noqa: RUF012
+    """What the environment measured, by name: mean over the steps of an episode, and of this over
+    all episodes."""
+    metrics_last: dict[str, float] = {}  # noqa: RUF012
+    """The same at the last step of an episode, averaged over all episodes."""
 
     def __str__(self) -> str:
         unit = f"{self.num_episodes} episodes"
@@ -57,7 +63,7 @@ class Summary(NamedTuple):
 
 
 def summarize(stats: EpisodeStats) -> Summary:
-    """Summarise returns and lengths [runs, episodes].
+    """Summarise episodes; the leaves of `stats` are [runs, episodes].
 
     The samples are the episodes if there is one run, and the means if there are several: episodes
     of one policy say nothing about the spread between trainings.
@@ -77,7 +83,19 @@ def summarize(stats: EpisodeStats) -> Summary:
         mean_length=float(np.mean(stats.lengths)),
         num_episodes=returns.size,
         mean_per_run=returns.mean(axis=1).tolist(),
+        **_metric_means(stats),
     )
+
+
+def _metric_means(stats: EpisodeStats) -> dict[str, dict[str, float]]:
+    """The fields `metrics` and `metrics_last`, averaged over all episodes."""
+    return {
+        field: {
+            name: float(np.mean(values, dtype=np.float64))
+            for name, values in getattr(stats, field).items()
+        }
+        for field in ("metrics", "metrics_last")
+    }
 
 
 def bootstrap_interval(samples: np.ndarray) -> tuple[float, float]:
@@ -121,7 +139,7 @@ class Evaluations:
     def compile(self, state: Any, every: int) -> None:
         """Compile ahead, so that the first evaluation does not interrupt training."""
         if every:
-            self._play = self._play.lower(state, evaluation_key()).compile()
+            self._play = compiled(self._play, state, evaluation_key())
 
     def evaluate(self, state: Any, update: int) -> None:
         """Play episodes, log them, and keep the state if it is the best so far."""
@@ -135,6 +153,7 @@ class Evaluations:
             "returns": dict(zip(map(str, self._run.spec.seeds), means.tolist(), strict=True)),
             "mean_length": float(stats.lengths.mean()),
             "num_episodes": EPISODES_DURING_TRAINING,
+            **_metric_means(stats),
         }
         is_best = mean > self._best_mean
         if is_best:
@@ -195,7 +214,7 @@ def evaluation_program(
     deterministic: bool = True,
     sharding: NamedSharding | None = None,
 ) -> Any:
-    """(state, key) -> EpisodeStats [lanes, episodes], compiled on first use.
+    """(state, key) -> EpisodeStats [lanes, episodes], compiled on first use if it can be.
 
     With `lanes` the state has a leading axis, and all lanes play from the same initial states.
     `sharding` is that of the result, if the state is on several devices.
@@ -207,5 +226,7 @@ def evaluation_program(
     def play_alone(state: Any, key: jax.Array) -> EpisodeStats:
         return jax.tree.map(lambda leaf: leaf[None], play(state, key))
 
+    if is_on_host(agent):
+        return play if lanes else play_alone
     program = jax.vmap(play, in_axes=(0, None)) if lanes else play_alone
     return jax.jit(program, out_shardings=sharding)

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
+from trpo_jax.envs.host import EnvironmentFailed
 from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments.checkpoints import Checkpoints
-from trpo_jax.experiments.chunks import MAX_CHUNK, first_updates, make_advance
+from trpo_jax.experiments.chunks import MAX_CHUNK, compiled, first_updates, is_on_host, make_advance
 from trpo_jax.experiments.devices import Devices
 from trpo_jax.experiments.display import ProgressDisplay
 from trpo_jax.experiments.evaluation import (
@@ -121,6 +122,13 @@ class _Session:
         )
         self.done, state = self.devices.from_first(*(found or (0, self.state)))
         self.state, self._saved = self.devices.spread(state), self.done
+        if self.done and is_on_host(self.agent):
+            self.console.print(
+                f"episodes begin anew: a checkpoint does not hold the simulators of "
+                f"{self.agent.parts.env.name}",
+                highlight=False,
+                soft_wrap=True,
+            )
         if is_first:  # only now: if the state cannot be read, the directory stays as it was
             layout.write_run(run.path, run.spec, run.total_steps, run.options)
         self._begun = True
@@ -137,11 +145,13 @@ class _Session:
             self.console, self.total, spec.config.batch_size, spec.num_seeds, self.done
         ) as display:
             hparams = spec.hparams.as_arrays()
-            program = make_advance(make_lanes(self.agent, spec), self._shardings())
-            advance = program.lower(self.state, hparams, jnp.int32(1)).compile()
+            lanes = make_lanes(self.agent, spec)
+            program = make_advance(self.agent, lanes, self._shardings())
+            advance = compiled(program, self.state, hparams, jnp.int32(1))
             self.evaluations.compile(self.state, self.eval_every)
             self._saved_at = time.monotonic()
             unlogged: tuple[UpdateMetrics, int] | None = None
+            advance = self._keeping_what_is_done(advance, lambda: unlogged)
             while self.done < self.total and not self._interrupted_by(received_signal()):
                 count = int(self.devices.agree(pace.chunk(self._next_visit() - self.done))[0])
                 with pace.timing(count):
@@ -158,6 +168,19 @@ class _Session:
                     self._visit()
             self._log(unlogged)
         self._checkpoint()
+
+    def _keeping_what_is_done(self, advance: Any, unlogged: Callable[[], Any]) -> Any:
+        """`advance`, with logs and a checkpoint if a simulator on the host fails in it."""
+
+        def guarded(*arguments: Any) -> Any:
+            try:
+                return advance(*arguments)
+            except EnvironmentFailed:
+                self._log(unlogged())
+                self._checkpoint()
+                raise
+
+        return guarded
 
     def finish(self) -> Outcome:
         """Evaluate, if all updates are done."""

@@ -11,7 +11,14 @@ from trpo_jax.config import HParams
 from trpo_jax.envs import Box, make_env
 from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments.checkpoints import Checkpoints
-from trpo_jax.experiments.chunks import MAX_CHUNK, Update, make_advance, one_lane, seed_lanes
+from trpo_jax.experiments.chunks import (
+    MAX_CHUNK,
+    Update,
+    init_lanes,
+    make_advance,
+    one_lane,
+    seed_lanes,
+)
 from trpo_jax.experiments.run_directory import Run
 from trpo_jax.experiments.specification import RunSpec, SweepSpec
 from trpo_jax.learner.trpo import Agent, make_trpo
@@ -60,7 +67,7 @@ def initial_state(agent: Agent, spec: RunSpec) -> Any:
     """The state before the first update, with a leading axis if there are several seeds."""
     if spec.num_seeds == 1:
         return agent.init(jax.random.key(spec.seed))
-    return jax.vmap(lambda seed: agent.init(jax.random.key(seed)))(jnp.asarray(spec.seeds))
+    return init_lanes(agent, spec.seeds)
 
 
 def lane(spec: RunSpec, state: Any, seed: int) -> Any:
@@ -105,7 +112,7 @@ def state_at(run: Run, agent: Agent, updates: int) -> Any:
             state = checkpoints.restore(done, initial_state(agent, run.spec))
         else:
             state = initial_state(agent, run.spec)
-    advance = make_advance(make_lanes(agent, run.spec))
+    advance = make_advance(agent, make_lanes(agent, run.spec))
     hparams = run.spec.hparams.as_arrays()
     while done < updates:
         count = min(MAX_CHUNK, updates - done)

@@ -1,6 +1,6 @@
 """From an observation to an action: one path for rollout, `act`, evaluation and render."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,18 @@ from trpo_jax.spaces import (
     policy_view,
     shapes_of,
 )
+
+
+class Acting(Protocol):
+    """What a policy needs in order to act: a `TrainState`, or these parts of one."""
+
+    @property
+    def policy_params(self) -> Any:
+        """Parameters of π."""
+
+    @property
+    def obs_statistics(self) -> RunningStatistics:
+        """Statistics of the observations."""
 
 
 class Decision(NamedTuple):
@@ -67,7 +79,7 @@ def _statistics_of(obs: Obs, statistics: RunningStatistics) -> RunningStatistics
 
 
 def decide(
-    parts: Parts, state: TrainState, key: jax.Array, obs: Obs, deterministic: bool = False
+    parts: Parts, state: Acting, key: jax.Array, obs: Obs, deterministic: bool = False
 ) -> Decision:
     """Actions for a batch of observations [N, ...]: samples, or modes if `deterministic`."""
     seen = network_input(parts, state.obs_statistics, obs)

@@ -11,7 +11,15 @@ from jax.sharding import Mesh
 
 from trpo_jax.config import HParams
 from trpo_jax.experiments.checkpoints import from_host, to_host
-from trpo_jax.experiments.chunks import MAX_CHUNK, first_updates, make_advance, setting_lanes
+from trpo_jax.experiments.chunks import (
+    MAX_CHUNK,
+    first_updates,
+    init_lanes,
+    is_on_host,
+    make_advance,
+    metrics_spec,
+    setting_lanes,
+)
 from trpo_jax.experiments.evaluation import evaluation_key, evaluation_program
 from trpo_jax.learner.monitoring import UpdateMetrics
 from trpo_jax.learner.sharding import shard_state, state_shardings
@@ -48,7 +56,7 @@ class Slices:
     ):
         self._agent, self._hparams, self._num_updates = agent, hparams, num_updates
         self._update = setting_lanes(agent)
-        self._advance = make_advance(self._update)
+        self._advance = make_advance(agent, self._update)
         self._width, self._mesh = max_parallel, mesh
         self._report = report
         self.like = agent.init(jax.random.key(0))
@@ -56,15 +64,15 @@ class Slices:
     def begin(self, seeds: Sequence[int]) -> Progress:
         """All lanes before their first update."""
         everyone = np.arange(len(seeds))
-        metrics = jax.eval_shape(self._update, self._shapes(len(seeds)), self._hparams)[1]
+        metrics = metrics_spec(self._agent, self._shapes(len(seeds)), self._hparams)
         history = jax.tree.map(
             lambda leaf: np.zeros((leaf.shape[0], self._num_updates, *leaf.shape[1:]), leaf.dtype),
             metrics,
         )
-        init, like = jax.jit(jax.vmap(self._init)), to_host(self.like)
+        like = to_host(self.like)
         states = jax.tree.map(lambda leaf: np.zeros((len(seeds), *leaf.shape), leaf.dtype), like)
         for lanes in in_slices(everyone, self.width(everyone)):
-            some = init(np.asarray(seeds, np.int32)[lanes])
+            some = init_lanes(self._agent, np.asarray(seeds, np.int32)[lanes])
             jax.tree.map(_writer(lanes), states, to_host(some))
         return Progress(states, history, np.zeros(len(seeds), np.int32))
 
@@ -106,12 +114,11 @@ class Slices:
         states = from_host(_take(progress.states, lanes), self.like)
         return shard_state(states, self._mesh) if self._mesh else states
 
-    def _init(self, seed: jax.Array) -> TrainState:
-        return self._agent.init(jax.random.key(seed))
-
     def _shapes(self, width: int) -> TrainState:
         """The shapes of the states of `width` lanes."""
-        return jax.eval_shape(jax.vmap(self._init), jax.ShapeDtypeStruct((width,), np.int32))
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape), leaf.dtype), self.like
+        )
 
     def _placed(self, shapes: TrainState) -> TrainState:
         """The shapes, with their placement on the devices."""
@@ -126,9 +133,11 @@ class Slices:
     def _widest(self, lanes: np.ndarray) -> int:
         """As many lanes as fit in the device's memory, according to the compiler.
 
-        On a CPU, no more than fit in its caches.
+        On a CPU, no more than fit in its caches. Simulators on the host bound it likewise.
         """
         lanes = lanes[: _MOST_LANES.get(jax.devices()[0].platform)]
+        if is_on_host(self._agent):
+            return len(lanes)
         lanes = _filled(lanes, self._equal_parts(len(lanes)))
         states, hparams = self._placed(self._shapes(len(lanes))), _take(self._hparams, lanes)
         needed = _bytes_of(self._advance.lower(states, hparams, jnp.int32(1)).compile())
