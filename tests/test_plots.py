@@ -11,14 +11,14 @@ from PIL import Image
 
 from trpo_jax import HParams, TRPOConfig, make_env, make_trpo
 from trpo_jax.cli import main
-from trpo_jax.experiments import figures, plots
+from trpo_jax.experiments import figures, plots, topics
 from trpo_jax.experiments.evaluation import bootstrap_interval
 from trpo_jax.experiments.loggers import JsonLines, to_records
 from trpo_jax.experiments.run_directory import write_run
 from trpo_jax.experiments.specification import RunSpec
 
 NUM_UPDATES = 24
-TOPICS = {topic.name: topic for topic in plots.TOPICS}
+TOPICS = {topic.name: topic for topic in topics.TOPICS}
 
 
 @pytest.fixture(scope="module")
@@ -251,8 +251,8 @@ def test_evaluations_are_marked_on_the_learning_curve(make_run):
 
 
 def test_the_command_draws_what_it_says(make_run, capsys, monkeypatch):
-    monkeypatch.setattr(plots, "TOPICS", plots.TOPICS[:2])
-    monkeypatch.setattr(plots, "_overview", lambda curves: plots._picture(plots.TOPICS[0], curves))
+    monkeypatch.setattr(topics, "TOPICS", topics.TOPICS[:2])
+    monkeypatch.setattr(plots, "_overview", lambda curves: plots._picture(topics.TOPICS[0], curves))
     run = make_run()
     assert main(["plot", str(run.path), "--formats", "png"]) == 0
     printed = capsys.readouterr().out.split()

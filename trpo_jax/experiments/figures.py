@@ -26,7 +26,7 @@ def new_figure(size: tuple[float, float], constrained: bool = False) -> Any:
 
 def save_figure(figure: Any, stem: Path, formats: Sequence[str]) -> list[Path]:
     """Write a figure in several formats; returns the files."""
-    files = [stem.with_suffix(f".{extension}") for extension in formats]
+    files = [stem.with_name(f"{stem.name}.{extension}") for extension in formats]
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         for file in files:

@@ -11,6 +11,9 @@ import numpy as np
 from trpo_jax.experiments.files import read_line, to_json
 from trpo_jax.learner.monitoring import UpdateMetrics
 
+MEANS, LAST = "env_metrics/", "env_metrics_last/"
+"""Prefixes of what the environment measured."""
+
 Record = dict[str, Any]
 """One update of one seed: metric -> number, bool, list of numbers, or None if not finite."""
 
@@ -29,11 +32,24 @@ class Logger(Protocol):
 
 
 def to_columns(history: UpdateMetrics) -> dict[str, np.ndarray]:
-    """A history as one flat mapping; alarms become `alarm_…`, fields that are None are left out."""
-    given = {name: value for name, value in vars(history).items() if value is not None}
-    fields = {name: value for name, value in given.items() if name != "alarms"}
-    alarms = {f"alarm_{name}": value for name, value in vars(history.alarms).items()}
-    return {name: np.asarray(value) for name, value in {**fields, **alarms}.items()}
+    """A history as one flat mapping; fields that are None are left out.
+
+    Alarms become `alarm_…`; what the environment measured, `env_metrics/…` and
+    `env_metrics_last/…`.
+    """
+    groups = {
+        "alarm_": vars(history.alarms),
+        MEANS: history.env_metrics,
+        LAST: history.env_metrics_last,
+    }
+    fields = {
+        name: value
+        for name, value in vars(history).items()
+        if value is not None and name not in ("alarms", "env_metrics", "env_metrics_last")
+    }
+    for prefix, group in groups.items():
+        fields |= {f"{prefix}{name}": value for name, value in group.items()}
+    return {name: np.asarray(value) for name, value in fields.items()}
 
 
 def to_records(
@@ -41,7 +57,7 @@ def to_records(
 ) -> list[Record]:
     """A history [seeds, updates, ...] as one flat record per update and seed.
 
-    Alarms become `alarm_…`; NaN and ±∞ become null. `update` counts from 1; `steps` is the number
+    Names as in `to_columns`; NaN and ±∞ become null. `update` counts from 1; `steps` is the number
     of environment steps done by the end of the update.
     """
     columns = to_columns(history)
@@ -163,10 +179,11 @@ class WeightsAndBiases:
 
 
 def _scalars(record: Record) -> list[tuple[str, float]]:
-    """The numbers of a record by tag: alarms in their own group, vectors by element."""
+    """The numbers of a record by tag: groups for alarms and metrics, vectors by element."""
     scalars = []
     for name, value in record.items():
         tag = f"alarms/{name[6:]}" if name.startswith("alarm_") else f"trpo/{name}"
+        tag = name if name.startswith((MEANS, LAST)) else tag
         if isinstance(value, list):
             scalars += [(f"{tag}/{i}", float(x)) for i, x in enumerate(value) if x is not None]
         elif value is not None and name not in ("update", "seed"):

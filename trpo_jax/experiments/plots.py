@@ -14,9 +14,11 @@ from trpo_jax.experiments.figures import (
     smoothing_window,
 )
 from trpo_jax.experiments.run_directory import Run
-from trpo_jax.experiments.topics import LINE_STYLES, TOPICS, Curves, Topic
+from trpo_jax.experiments.topics import LINE_STYLES, Curves, Topic, topics_of
 
-_OVERVIEW_SIZE = (15.0, 15.5)
+_PANELS_PER_ROW = 3
+_OVERVIEW_WIDTH, _ROW_HEIGHT = 15.0, 3.49
+_LEGEND_ROW, _BOTTOM, _TOP = 0.26, 0.62, 0.93
 _PICTURE_SIZE = (8.0, 5.0)
 
 
@@ -29,7 +31,7 @@ def plot_runs(
     """
     curves = _curves(runs)
     files = []
-    for topic in TOPICS:
+    for topic in topics_of(curves):
         files += save_figure(_picture(topic, curves), directory / topic.name, formats)
     return files + save_figure(_overview(curves), directory / "overview", formats)
 
@@ -81,19 +83,23 @@ def _picture(topic: Topic, curves: list[Curves]) -> Any:
 
 def _overview(curves: list[Curves]) -> Any:
     """All topics in one figure. Its margins are fixed: measuring them takes half the time."""
-    figure = new_figure(_OVERVIEW_SIZE)
+    topics = topics_of(curves)
+    rows = -(-len(topics) // _PANELS_PER_ROW)
     legend_rows = -(-len(curves) // 2) if len(curves) > 1 else 0
-    bottom = 0.04 + 0.017 * legend_rows
+    bottom = _BOTTOM + _LEGEND_ROW * legend_rows
+    height = _BOTTOM + rows * _ROW_HEIGHT + _TOP
+    figure = new_figure((_OVERVIEW_WIDTH, height))
+    edges = dict(left=0.06, right=0.985, bottom=bottom / height, top=1 - _TOP / height)
     axes = figure.subplots(
-        4,
-        3,
-        gridspec_kw=dict(left=0.06, right=0.985, bottom=bottom, top=0.94, wspace=0.27, hspace=0.36),
+        rows, _PANELS_PER_ROW, gridspec_kw=dict(**edges, wspace=0.27, hspace=0.36)
     )
-    for ax, topic in zip(axes.flat, TOPICS, strict=True):
+    for ax, topic in zip(axes.flat, topics, strict=False):
         _draw(topic, ax, curves)
         ax.set_title(topic.title, fontsize=11)
-    figure.suptitle(_heading(curves), fontsize=13, y=0.988)
-    figure.text(0.5, 0.963, _note(curves), fontsize=9, color="0.35", ha="center")
+    for ax in axes.flat[len(topics) :]:
+        ax.remove()
+    figure.suptitle(_heading(curves), fontsize=13, y=1 - 0.19 / height)
+    figure.text(0.5, 1 - 0.57 / height, _note(curves), fontsize=9, color="0.35", ha="center")
     _legend(figure, curves, loc="lower center")
     return figure
 

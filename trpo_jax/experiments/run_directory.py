@@ -34,7 +34,7 @@ _README = """\
 |---|---|
 | config.json | environment, settings, seeds, versions and the command that started the run |
 | metrics.jsonl | one line per update and seed: all metrics of docs/metrics.md; null: not finite |
-| evaluations.jsonl | one line per evaluation during training: return per seed |
+| evaluations.jsonl | one line per evaluation during training: return per seed, and metrics |
 | evaluation.json | the evaluation at the end |
 | status.json | running, finished, interrupted or failed; updates and steps done |
 | checkpoints/ | complete training states by number of updates (orbax); --resume reads the last |
@@ -69,7 +69,8 @@ class Run(NamedTuple):
 
     def histories(self) -> list[dict[str, np.ndarray]]:
         """The metrics so far, per seed: name -> array [updates, ...], with NaN for values that were
-        not finite. Adds `update`, `steps` and `alarm_…` to the fields of `UpdateMetrics`."""
+        not finite. Adds `update`, `steps`, `alarm_…`, `env_metrics/…` and `env_metrics_last/…` to
+        the fields of `UpdateMetrics`."""
         return read_histories(self.path / METRICS, self.spec.seeds)
 
     def evaluations(self) -> list[dict[str, Any]]:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 
 from trpo_jax.experiments.figures import draw_line
+from trpo_jax.experiments.loggers import LAST, MEANS
 from trpo_jax.experiments.run_directory import Run
 from trpo_jax.learner.batch import OFF_POLICY_GAP
 from trpo_jax.learner.monitoring import INACTIVE_UNITS
@@ -192,6 +194,23 @@ def _on_policy_gap(ax: Any, curves: list[Curves]) -> None:
     ax.axhline(OFF_POLICY_GAP, color="black", linewidth=0.8, label="refused above")
     ax.set_yscale("log")
     ax.set_ylabel("largest relative gap of log π (≥ 1e-9)")
+
+
+def topics_of(curves: list[Curves]) -> tuple[Topic, ...]:
+    """The topics of these runs: those of every run, and one per metric of their environments."""
+    columns = dict.fromkeys(name for each in curves for name in each.histories[0])
+    names = [name.removeprefix(MEANS) for name in columns if name.startswith(MEANS)]
+    return (*TOPICS, *map(_measured, names))
+
+
+def _measured(name: str) -> Topic:
+    """The topic of one metric of the environment."""
+
+    def draw(ax: Any, curves: list[Curves]) -> None:
+        _pair(ax, curves, (MEANS + name, "mean of an episode"), (LAST + name, "at its last step"))
+        ax.set_ylabel("average over episodes")
+
+    return Topic(f"env_metric-{quote(name, safe='/').replace('/', '-')}", name, draw)
 
 
 TOPICS = (
