@@ -1,5 +1,7 @@
 """The data types of the learner. T steps, N environments, B = T · N transitions."""
 
+import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -10,8 +12,14 @@ from trpo_jax.learner.normalization import RunningStatistics
 from trpo_jax.spaces import critic_view
 
 
-class EpisodeProgress(struct.PyTreeNode):
-    """Progress of each environment's current episode, and the last mean return."""
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
+class EpisodeProgress:
+    """Progress of each environment's current episode, and the last mean return.
+
+    A pytree in which `metrics` appears only if there are any, so that states of environments that
+    measure nothing are as they were, on disk too.
+    """
 
     returns: jax.Array
     """float32 [N]: undiscounted reward so far."""
@@ -25,8 +33,23 @@ class EpisodeProgress(struct.PyTreeNode):
     """float32: mean return in the last update in which any episode ended."""
     any_ended: jax.Array
     """bool: whether any episode has ended yet."""
-    metrics: dict[str, jax.Array] = struct.field(default_factory=dict)
+    metrics: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     """float32 [N] by name: sums of the environment's metrics so far."""
+
+    def replace(self, **changes: Any) -> "EpisodeProgress":
+        """A copy with other values in some fields."""
+        return dataclasses.replace(self, **changes)
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
+        """The parts and their names."""
+        names = tuple(field.name for field in dataclasses.fields(self))
+        names = names[:-1] if self.metrics == {} else names
+        return [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names], names
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple[str, ...], parts: Iterable[Any]) -> "EpisodeProgress":
+        """The inverse."""
+        return cls(**dict(zip(names, parts, strict=True)))
 
 
 class ActorState(struct.PyTreeNode):
