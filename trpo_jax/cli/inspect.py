@@ -51,6 +51,8 @@ def evaluate(argv: list[str]) -> int:
     print(f"interquartile mean   {summary.interquartile_mean:.2f}")
     print(f"worst, best          {summary.minimum:.2f}, {summary.maximum:.2f} ({unit})")
     print(f"mean episode length  {summary.mean_length:.1f}")
+    for name, mean in summary.metrics.items():
+        print(f"{name:<20} {mean:.4g}; {summary.metrics_last[name]:.4g} at the last step")
     return 0
 
 
