@@ -183,8 +183,11 @@ def update_metrics(
 
 def _means_at_ends(metrics: dict[str, jax.Array], done: jax.Array) -> dict[str, jax.Array]:
     """For each name, the mean of values [T, N] over the ends of episodes; NaN without any."""
-    # 0 / 0 is NaN.
-    return {name: jnp.sum(done / jnp.sum(done) * values) for name, values in metrics.items()}
+    number = jnp.sum(done)
+    return {
+        name: jnp.where(number > 0, jnp.sum(jnp.where(done, values / number, 0)), jnp.nan)
+        for name, values in metrics.items()
+    }
 
 
 def _kl_spike(info: StepInfo | TrustRegionInfo, hparams: HParams) -> jax.Array:
