@@ -1,16 +1,17 @@
 """brax environments, and brax-style objects."""
 
 import contextlib
+import copy
 import io
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.common.checks import require_whole_number
 from trpo_jax.envs.base import Environment, EnvStep
+from trpo_jax.envs.transforms import transformed
 from trpo_jax.spaces import Box, Observation, policy_part, shapes_of
 
 
@@ -40,6 +41,7 @@ with _quietly():
 
 brax_fluid.jp = _ClipByOldNames()
 
+_EPISODE_LENGTH = 1000
 _BACKENDS = ("generalized", "spring", "positional", "mjx")
 _SELF_RESETTING = ("AutoResetWrapper", "VmapWrapper", "DomainRandomizationVmapWrapper")
 
@@ -49,7 +51,9 @@ def list_ids() -> list[str]:
     return sorted(brax_envs._envs)
 
 
-def make(name: str, episode_length: int = 1000, action_repeat: int = 1, **kwargs):
+def make(
+    name: str, episode_length: int | None = None, action_repeat: int = 1, **kwargs
+) -> Environment:
     """An environment from its brax id; other keywords, such as `backend`, go to its class."""
     backend = kwargs.get("backend", _BACKENDS[0])
     if backend not in _BACKENDS:
@@ -66,32 +70,37 @@ def make(name: str, episode_length: int = 1000, action_repeat: int = 1, **kwargs
             f"backend={backend!r} is not one that brax has {name!r} for; try another of "
             f"{', '.join(_BACKENDS)}"
         ) from None
-    return BraxEnvironment(env, episode_length, action_repeat, name)
+    return limited(BraxEnvironment(env, name), episode_length, action_repeat)
+
+
+def from_object(env: Any, episode_length: int | None = None, action_repeat: int = 1) -> Environment:
+    """An environment from an object of brax, or in its style."""
+    return limited(BraxEnvironment(env), episode_length, action_repeat)
+
+
+def limited(env: "BraxEnvironment", episode_length: int | None, action_repeat: int) -> Environment:
+    """The environment with a time limit: without `episode_length` its own, or else 1000 steps."""
+    if episode_length is None and env.max_episode_steps is None:
+        episode_length = _EPISODE_LENGTH
+    return transformed(env, episode_length=episode_length, action_repeat=action_repeat)
 
 
 class BraxEnvironment(Environment):
-    """A brax environment with a time limit of `episode_length` steps.
+    """A brax environment.
 
-    Each episode starts from a fresh initial state. The time limit truncates; `done` terminates.
-    Each action is repeated for `action_repeat` steps of the environment, and rewards are summed.
+    Each episode starts from a fresh initial state. `done` terminates; the limit of brax's
+    `EpisodeWrapper`, if it is wrapped in one, truncates.
     """
 
     costly_reset = True
+    _model = "sys"
+    """The attribute of the innermost object that `randomize` changes."""
 
-    def __init__(
-        self,
-        env: Any,
-        episode_length: int = 1000,
-        action_repeat: int = 1,
-        name: str | None = None,
-    ):
-        for label, value in (("episode_length", episode_length), ("action_repeat", action_repeat)):
-            require_whole_number(label, value)
+    def __init__(self, env: Any, name: str | None = None):
         self.name = name or type(getattr(env, "unwrapped", env)).__name__.lower()
         _refuse_self_resetting(env, self.name)
         self._env = env
-        self._action_repeat = action_repeat
-        self.max_episode_steps = -(-episode_length // action_repeat)
+        self.max_episode_steps = _own_limit(env)
         self.action_space = Box(-1.0, 1.0, (int(env.action_size),))
         self._takes_typed_keys = _takes_typed_keys(env, self.name)
         _, obs = jax.eval_shape(self.reset, jax.random.key(0))
@@ -102,38 +111,55 @@ class BraxEnvironment(Environment):
         """The brax environment."""
         return self._env
 
+    @property
+    def parameters(self) -> Any:
+        """The physical model; `AttributeError` if there is none."""
+        return getattr(_innermost(self._env), self._model)
+
+    def with_parameters(self, parameters: Any) -> Self:
+        """The same environment with another physical model."""
+        other = copy.copy(self)
+        other._env = _with_model(self._env, self._model, parameters)
+        return other
+
     def reset(self, key: jax.Array):
         """Start an episode from a fresh initial state."""
         state = self._env.reset(key if self._takes_typed_keys else jax.random.key_data(key))
-        return (state, jnp.int32(0)), _with_roles(state.obs)
+        return state, _with_roles(state.obs)
 
     def step(self, key: jax.Array, state: Any, action: jax.Array):
         """One step; brax is deterministic and needs no key."""
         del key
-        brax_state, time = state
-        brax_state, reward = self._repeat(brax_state, action)
-        time = time + 1
-        cut = jnp.asarray((brax_state.info or {}).get("truncation", False), bool)
-        return (brax_state, time), EnvStep(
-            obs=_with_roles(brax_state.obs),
-            reward=reward,
-            terminated=(brax_state.done > 0) & ~cut,
-            truncated=(time >= self.max_episode_steps) | cut,
+        state = self._env.step(state, action)
+        cut = jnp.asarray((state.info or {}).get("truncation", False), bool)
+        return state, EnvStep(
+            obs=_with_roles(state.obs),
+            reward=state.reward,
+            terminated=(state.done > 0) & ~cut,
+            truncated=cut,
+            metrics=_scalars(state.metrics),
         )
 
-    def _repeat(self, state: Any, action: jax.Array):
-        if self._action_repeat == 1:
-            state = self._env.step(state, action)
-            return state, state.reward
 
-        def once(carried, _):
-            stepped = self._env.step(carried, action)
-            alive = carried.done == 0
-            kept = jax.tree.map(lambda new, old: jnp.where(alive, new, old), stepped, carried)
-            return kept, jnp.where(alive, stepped.reward, 0)
+def _innermost(env: Any) -> Any:
+    while vars(env).get("env") is not None:
+        env = env.env
+    return env
 
-        state, rewards = jax.lax.scan(once, state, None, length=self._action_repeat)
-        return state, jnp.sum(rewards)
+
+def _with_model(env: Any, attribute: str, model: Any) -> Any:
+    """A copy of an object, and of all that it wraps, with another model inside."""
+    env, inner = copy.copy(env), vars(env).get("env")
+    if inner is None:
+        setattr(env, attribute, model)
+    else:
+        env.env = _with_model(inner, attribute, model)
+    return env
+
+
+def _scalars(metrics: Any) -> dict[str, jax.Array]:
+    """The metrics that are scalars, as far as an object in brax's style has any."""
+    return {name: value for name, value in (metrics or {}).items() if jnp.ndim(value) == 0}
 
 
 def _with_roles(obs: Any) -> Any:
@@ -141,6 +167,15 @@ def _with_roles(obs: Any) -> Any:
     if isinstance(obs, Mapping) and obs.keys() == {"state", "privileged_state"}:
         return Observation(policy=obs["state"], critic=obs["privileged_state"])
     return obs
+
+
+def _own_limit(env: Any) -> int | None:
+    """Steps after which brax's EpisodeWrapper ends an episode; None without it."""
+    while env is not None:
+        if type(env).__name__ == "EpisodeWrapper":
+            return -(-env.episode_length // env.action_repeat)
+        env = vars(env).get("env")
+    return None
 
 
 def _refuse_self_resetting(env: Any, name: str):
