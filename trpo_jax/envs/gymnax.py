@@ -1,12 +1,15 @@
 """gymnax environments (gymnax >= 1.0), and gymnax-style objects."""
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 
+from trpo_jax.common.checks import require_whole_number
 from trpo_jax.envs.base import Environment, EnvStep
 from trpo_jax.envs.deferred import deferred
+from trpo_jax.envs.transforms import transformed
 from trpo_jax.spaces import (
     ActionSpace,
     Box,
@@ -32,7 +35,9 @@ def list_ids() -> list[str]:
     return [name for name in gymnax.registered_envs if name not in REFUSED]
 
 
-def make(name: str, env_params: Any = None, **kwargs) -> "GymnaxEnvironment":
+def make(
+    name: str, env_params: Any = None, episode_length: int | None = None, **kwargs
+) -> Environment:
     """An environment from its gymnax id; `kwargs` go to its class."""
     if name in REFUSED:
         raise ValueError(f"environment {name!r} is refused: {REFUSED[name]}")
@@ -40,7 +45,22 @@ def make(name: str, env_params: Any = None, **kwargs) -> "GymnaxEnvironment":
         env, default_params = gymnax.make(name, **kwargs)
     except TypeError as error:
         raise ValueError(f"environment {name!r} does not take {kwargs}: {error}") from None
-    return GymnaxEnvironment(env, default_params if env_params is None else env_params, name)
+    params = default_params if env_params is None else env_params
+    return _limited(GymnaxEnvironment(env, params, name), episode_length)
+
+
+def from_object(env: Any, env_params: Any = None, episode_length: int | None = None) -> Environment:
+    """An environment from an object of gymnax, or in its style."""
+    return _limited(GymnaxEnvironment(env, env_params), episode_length)
+
+
+def _limited(env: "GymnaxEnvironment", episode_length: int | None) -> Environment:
+    """The environment with another time limit: gymnax's own parameter, if it has that one."""
+    if episode_length is None or not env.has_time_limit:
+        return transformed(env, episode_length=episode_length)
+    require_whole_number("episode_length", episode_length)
+    params = env.params.replace(max_steps_in_episode=episode_length)
+    return GymnaxEnvironment(env.unwrapped, params, env.name)
 
 
 class GymnaxEnvironment(Environment):
@@ -53,7 +73,7 @@ class GymnaxEnvironment(Environment):
     def __init__(self, env: Any, env_params: Any = None, name: str | None = None):
         self.name = str(name or getattr(env, "name", type(env).__name__))
         self._env = env
-        self._params = _merge_params(env, env_params, self.name)
+        self._params = merge_params(env, env_params, self.name)
         self._one_hot_size = _one_hot_size(_space(env.observation_space, self._params))
         self._bare = _is_bare(env)
         _, obs = jax.eval_shape(self.reset, jax.random.key(0))
@@ -71,6 +91,22 @@ class GymnaxEnvironment(Environment):
     def params(self) -> Any:
         """Its parameters."""
         return self._params
+
+    @property
+    def parameters(self) -> Any:
+        """What `randomize` changes."""
+        return self._params
+
+    def with_parameters(self, parameters: Any) -> Self:
+        """The same environment with other parameters; its spaces stay."""
+        other = copy.copy(self)
+        other._params = parameters
+        return other
+
+    @property
+    def has_time_limit(self) -> bool:
+        """Whether gymnax truncates at `max_steps_in_episode`."""
+        return self._bare and hasattr(self._params, "max_steps_in_episode")
 
     def reset(self, key: jax.Array):
         """Start an episode."""
@@ -123,7 +159,9 @@ def _is_bare(env: Any) -> bool:
     )
 
 
-def _merge_params(env: Any, env_params: Any, name: str) -> Any:
+def merge_params(env: Any, env_params: Any, name: str) -> Any:
+    """The parameters of an environment, from a parameter object, a dict of fields, or None."""
+    """The parameters of an environment, from an object, a dict of fields, or its defaults."""
     if env_params is None and hasattr(env, "default_params"):
         return env.default_params
     if env_params is None or isinstance(env_params, str | int | float | list):
@@ -152,18 +190,23 @@ def _space(space: Any, params: Any) -> Any:
 
 
 def _one_hot_size(space: Any) -> int | None:
-    return int(space.n) if isinstance(space, spaces.Discrete) else None
+    return int(space.n) if _is_discrete(space) else None
+
+
+def _is_discrete(space: Any) -> bool:
+    """Whether a space is gymnax's Discrete, or one of another library that has its attributes."""
+    return isinstance(space, spaces.Discrete) or (
+        type(space).__name__ == "Discrete" and getattr(space, "start", 0) == 0
+    )
 
 
 def _action_space(space: Any, name: str) -> ActionSpace:
-    if isinstance(space, spaces.Discrete):
+    if _is_discrete(space):
         return Discrete(int(space.n))
-    if isinstance(space, spaces.Box):
+    if isinstance(space, spaces.Box) or type(space).__name__ == "Box":
         shape = tuple(int(size) for size in space.shape)
         return Box(space.low, space.high, shape)
-    if isinstance(space, spaces.Tuple) and all(
-        isinstance(part, spaces.Discrete) for part in space.spaces
-    ):
+    if isinstance(space, spaces.Tuple) and all(map(_is_discrete, space.spaces)):
         return MultiDiscrete(tuple(int(part.n) for part in space.spaces))
     raise ValueError(
         f"action space {space} of {name} is not supported; Discrete, Box and Tuple of Discrete are"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trpo_jax.envs.base import Environment, reset_batch, step_batch
+from trpo_jax.envs.transforms import innermost, innermost_state
 from trpo_jax.experiments.plots import COLORS
 from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS
 from trpo_jax.learner.trpo import Agent
@@ -87,6 +88,8 @@ def render(
     iteration over frames.
     """
     episode = play(env, agent, state, key, deterministic)
+    episode = episode._replace(states=innermost_state(env, episode.states))
+    env = innermost(env)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         if _is_a(env, "brax", "BraxEnvironment") and _has_a_body(env):
@@ -174,8 +177,7 @@ def _can_import(name: str) -> bool:
 def _write_html(env: Any, episode: Episode, file: Path) -> Path:
     from brax.io import html
 
-    brax_states, _ = episode.states
-    bodies = [_at(brax_states.pipeline_state, t) for t in range(episode.length + 1)]
+    bodies = [_at(episode.states.pipeline_state, t) for t in range(episode.length + 1)]
     system = env.unwrapped.sys.tree_replace({"opt.timestep": env.unwrapped.dt})
     file.write_text(html.render(system, bodies), encoding="utf-8")
     return file
