@@ -94,7 +94,7 @@ class NavixEnvironment(Environment):
         )
 
     def _lean(self, timestep: Any) -> Any:
-        """Without the picture of the empty grid, 3 kB a cell, where nothing is drawn."""
+        """Without the picture of the empty grid, 192 bytes a cell, where nothing is drawn."""
         if self._needs_sprites:
             return timestep
         return timestep.replace(state=timestep.state.replace(cache=None))
