@@ -1,83 +1,247 @@
-"""Environments by name."""
+"""Environments by name, as objects, or from functions."""
 
 import contextlib
 import difflib
 import functools
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from trpo_jax.common.checks import require_whole_number
+from trpo_jax.envs import suites
 from trpo_jax.envs.base import Environment
+from trpo_jax.envs.host import HostEnvironment
+from trpo_jax.envs.ids import names_of
+from trpo_jax.envs.suites import SUITES
+from trpo_jax.envs.transforms import transformed
 
-_SUITES = ("gymnax", "brax")
+_CHANGES = (
+    "episode_length",
+    "action_repeat",
+    "observe",
+    "reward_scale",
+    "frame_stack",
+    "randomize",
+)
+"""Keywords that every environment takes."""
+_OF_THE_SUITE = ("episode_length", "action_repeat")
+"""Changes that a suite makes by itself if it can."""
 
 
-def make_env(env: Any, /, **kwargs) -> Environment:
-    """An environment from an id, a function or an object.
+def make_env(
+    env: Any,
+    /,
+    *,
+    episode_length: int | None = None,
+    action_repeat: int = 1,
+    observe: Any = None,
+    reward_scale: float = 1.0,
+    frame_stack: int = 1,
+    randomize: Any = None,
+    **kwargs,
+) -> Environment:
+    """An environment from an id, an object or a function.
 
-    `env` is an id such as "CartPole-v1", "hopper", "gymnax/CartPole-v1" or "brax/hopper";
-    "package.module:name", your own function that returns anything in this list; a gymnax-style
-    object (set its parameters with `env_params=…`); a brax-style object (`episode_length=…`); or an
-    `Environment`, which is returned unchanged. Keywords: `env_params` (gymnax; may be a dict of
-    fields), `episode_length`, `action_repeat`, `backend` (brax), and whatever the class takes.
+    `env` is an id such as "CartPole-v1" or "playground/CartpoleBalance", split at the first slash
+    into suite and name (`trpo-jax envs` lists them); an object of one of the suites, or in the
+    style of gymnax or brax; a function that makes one; "package.module:name", such a function of
+    yours; or an `Environment`, which is returned unchanged if no keyword is given.
+
+    Keywords for every environment:
+      episode_length: steps after which an episode is truncated, counted before repetition.
+      action_repeat: steps of the environment for which each action is repeated; rewards are summed.
+      observe: indices of the coordinates that are observed.
+      reward_scale: factor of the rewards.
+      frame_stack: number of the last observations that are shown side by side.
+      randomize: `fn(key, parameters) -> parameters`, which changes the suite's parameters at each
+        reset, or "package.module:name" of such a function.
+    All others go to the suite, such as `env_params` (gymnax; may be a dict of fields), `backend`
+    (brax), `impl` (playground), or to the function.
+
     The same id with the same hashable keywords returns the same object, so nothing compiles twice.
     With a dict or an object among the arguments, every call makes a new one: keep it.
-    Raises `ValueError` for an unknown id, and names near matches.
+    Raises `ValueError` for an unknown id, with near matches, and for a missing package, with the
+    extra to install.
     """
+    for name, value in (("action_repeat", action_repeat), ("frame_stack", frame_stack)):
+        require_whole_number(name, value)
+    if episode_length is not None:
+        require_whole_number("episode_length", episode_length)
+    changes = {
+        "episode_length": episode_length,
+        "action_repeat": None if action_repeat == 1 else action_repeat,
+        "observe": tuple(observe) if isinstance(observe, list) else observe,
+        "reward_scale": None if _is_one(reward_scale) else reward_scale,
+        "frame_stack": None if frame_stack == 1 else frame_stack,
+        "randomize": randomize,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
     if isinstance(env, Environment):
         if kwargs:
             raise ValueError(f"{env.name} is made already and takes no keywords: {kwargs}")
-        return env
-    if not isinstance(env, str):
-        return _adapt(env, kwargs)
-    try:
-        made = _make_once(env, **kwargs)
-    except TypeError as error:
-        if "unhashable" not in str(error):
-            raise
-        made = _make_once.__wrapped__(env, **kwargs)
-    object.__setattr__(made, "recipe", (env, kwargs))  # also of a frozen dataclass
-    return made
+        return _changed(env, changes)
+    if isinstance(env, str):
+        return _by_id(env, changes | kwargs)
+    return _from_object(env, kwargs, changes)
 
 
 def list_environments() -> list[str]:
-    """Full ids, "suite/name", of all environments that can be trained."""
-    return [f"{suite}/{name}" for suite in _SUITES for name in _suite(suite).list_ids()]
+    """Full ids, "suite/name", of the environments that can be made with what is installed."""
+    lacking = {suite: suites.lacks(suite) for suite in SUITES}
+    return [
+        f"{suite}/{name}"
+        for suite in SUITES
+        for name in names_of(suite)
+        if name not in lacking[suite]
+    ]
+
+
+def _is_one(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == 1
+
+
+def _by_id(env_id: str, kwargs: dict[str, Any]) -> Environment:
+    try:
+        made = _make_once(env_id, **kwargs)
+    except TypeError as error:
+        if "unhashable" not in str(error):
+            raise
+        made = _make_once.__wrapped__(env_id, **kwargs)
+    plain = {name: list(x) if isinstance(x, tuple) else x for name, x in kwargs.items()}
+    object.__setattr__(made, "recipe", (env_id, plain))  # also of a frozen dataclass
+    return made
 
 
 @functools.cache
 def _make_once(env_id: str, **kwargs) -> Environment:
+    changes = {name: kwargs.pop(name) for name in _CHANGES if name in kwargs}
+    suite, name = _suite_and_name(env_id)
+    if suite is None:
+        function = _imported(name, "env")
+        return _from_function(function, f"env={env_id!r}", kwargs, changes)
+    return _adapted(suites.adapter(suite).make, env_id, (name,), kwargs, changes)
+
+
+def _suite_and_name(env_id: str) -> tuple[str | None, str]:
+    """Suite and name of an id; no suite for "package.module:name". Raises `ValueError`."""
+    prefix, slash, name = env_id.partition("/")
+    if slash and prefix in SUITES:
+        if not suites.knows(prefix, name):
+            raise _unknown(env_id, name, (prefix,))
+        return prefix, name
     if ":" in env_id:
-        return _from_function(env_id, kwargs)
-    prefix, _, rest = env_id.rpartition("/")
-    if prefix in _SUITES:
-        if not _knows(prefix, rest):
-            raise _unknown(env_id, _suite(prefix).list_ids())
-        return _suite(prefix).make(rest, **kwargs)
-    if not prefix:
-        for suite in _SUITES:
-            if _knows(suite, rest):
-                return _suite(suite).make(rest, **kwargs)
-    raise _unknown(env_id, [full_id.partition("/")[2] for full_id in list_environments()])
+        return None, env_id
+    found = [suite for suite in SUITES if env_id in names_of(suite)]
+    if found and found[0] not in ("gymnax", "brax") and len(found) > 1:
+        raise ValueError(
+            f"env={env_id!r} is in several suites; use "
+            + " or ".join(f"{suite}/{env_id}" for suite in found)
+        )
+    if not found:
+        found = [suite for suite in ("gymnax", "brax") if suites.knows(suite, env_id)]
+    if not found:
+        raise _unknown(env_id, env_id.rpartition("/")[2], SUITES)
+    return found[0], env_id
 
 
-def _from_function(path: str, kwargs: dict[str, Any]) -> Environment:
-    """The environment made by the user's function "package.module:name"."""
+def _unknown(env_id: str, name: str, where: tuple[str, ...]) -> ValueError:
+    """The mistake of an unknown id, with near matches: in the suite it names, or else in all."""
+    near = _near_matches(name, where) or _near_matches(name, SUITES)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see trpo-jax envs"
+    return ValueError(f"unknown environment {env_id!r}; {hint}")
+
+
+def _near_matches(name: str, where: tuple[str, ...]) -> list[str]:
+    folded: dict[str, list[str]] = {}
+    for suite in where:
+        for known in names_of(suite):
+            folded.setdefault(known.lower(), []).append(f"{suite}/{known}")
+    for cutoff in (0.6, 0.4):
+        near = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=cutoff)
+        if near:
+            break
+    return [full_id for match in near for full_id in folded[match]][:4]
+
+
+def _from_object(thing: Any, kwargs: dict[str, Any], changes: dict[str, Any]) -> Environment:
+    if isinstance(thing, type):
+        if suites.is_gymnasium_class(thing):
+            return _from_function(thing, thing.__name__, kwargs, changes)
+        raise ValueError(f"{thing!r} is a class; pass an instance: make_env({thing.__name__}())")
+    suite = suites.suite_of(thing) or _suite_by_style(thing)
+    if suite is not None:
+        make = suites.adapter(suite).from_object
+        return _adapted(make, type(thing).__name__, (thing,), kwargs, changes)
+    if callable(thing):
+        label = getattr(thing, "__qualname__", repr(thing))
+        return _from_function(thing, label, kwargs, changes)
+    if isinstance(thing, tuple) and len(thing) == 2:
+        remedy = "unpack gymnax's pair: make_env(env, env_params=params)"
+    else:
+        remedy = "see trpo_jax.Environment for how to write one"
+    raise ValueError(
+        f"{thing!r} is neither an environment id, nor an object of {', '.join(SUITES)} or "
+        "jaxnasium, nor in the style of gymnax (reset, step, action_space, observation_space) or "
+        f"brax (reset, step, action_size), nor a function that makes one; {remedy}"
+    )
+
+
+def _suite_by_style(thing: Any) -> str | None:
+    if hasattr(type(thing), "action_size") or "action_size" in getattr(thing, "__dict__", ()):
+        return "brax"
+    parts = ("reset", "step", "action_space", "observation_space")
+    return "gymnax" if all(hasattr(thing, name) for name in parts) else None
+
+
+def _from_function(
+    function: Callable, label: str, kwargs: dict[str, Any], changes: dict[str, Any]
+) -> Environment:
+    """The environment that a user's function makes, from any of the styles known."""
+    taken = inspect.signature(function).parameters.values()
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken)
+    names = changes if takes_all else {parameter.name for parameter in taken}
+    own = {name: changes[name] for name in _CHANGES if name in changes and name in names}
+    rest = {name: value for name, value in changes.items() if name not in own}
+    reported = {}
+    if "metrics" in kwargs and not takes_all and "metrics" not in names:
+        kwargs = dict(kwargs)
+        reported["metrics"] = kwargs.pop("metrics")  # the names of entries in Gymnasium's info
+    try:
+        inspect.signature(function).bind(**kwargs, **own)
+    except TypeError as error:
+        raise ValueError(f"{label} does not take {kwargs | own}: {error}") from None
+    made = function(**kwargs, **own)
+    if isinstance(made, Environment):
+        return _changed(made, rest)
+    suite = None if isinstance(made, str) else suites.suite_of(made)
+    if suite == "gymnasium":
+        made.close()
+        make_one = functools.partial(function, **kwargs, **own)
+        return _adapted(suites.adapter(suite).from_function, label, (make_one,), reported, rest)
+    if reported:
+        raise ValueError(f"{label} does not take {reported}")
+    if callable(made) and suite is None and _suite_by_style(made) is None:
+        raise ValueError(f"{label} returns {made!r}; it must return an environment")
+    return make_env(made, **rest)
+
+
+def _imported(path: str, argument: str) -> Callable:
+    """The user's function "package.module:name"."""
     module_name, _, name = path.partition(":")
     try:
         with _working_directory_importable():
             module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"env={path!r}: {module_name} cannot be imported: {error}") from None
+    except (ImportError, ValueError) as error:
+        raise ValueError(
+            f"{argument}={path!r}: {module_name} cannot be imported: {error}"
+        ) from None
     function = getattr(module, name, None)
     if not callable(function):
-        raise ValueError(f"env={path!r}: {module_name} has no function {name!r}")
-    try:
-        return make_env(function(**kwargs))
-    except TypeError as error:
-        raise ValueError(f"env={path!r} does not take {kwargs}: {error}") from None
+        raise ValueError(f"{argument}={path!r}: {module_name} has no function {name!r}")
+    return function
 
 
 @contextlib.contextmanager
@@ -94,45 +258,41 @@ def _working_directory_importable() -> Iterator[None]:
             sys.path.remove(here)
 
 
-def _suite(name: str):
-    """The adapter module of a suite, imported only when needed."""
-    return importlib.import_module(f"trpo_jax.envs.{name}")
+def _adapted(
+    make: Callable[..., Environment],
+    label: str,
+    arguments: tuple,
+    kwargs: dict[str, Any],
+    changes: dict[str, Any],
+) -> Environment:
+    """Call a function of an adapter, with those changes that it makes itself; make the others."""
+    parameters = inspect.signature(make).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        allowed = [*parameters][len(arguments) :]
+        if unknown := kwargs.keys() - set(allowed):
+            remedy = f"use {' or '.join(sorted(allowed))}" if allowed else "it takes none"
+            raise ValueError(f"{', '.join(sorted(unknown))} cannot be set for {label}; {remedy}")
+    own = {name: changes[name] for name in _OF_THE_SUITE if name in changes and name in parameters}
+    rest = {name: value for name, value in changes.items() if name not in own}
+    try:
+        made = make(*arguments, **kwargs, **own)
+    except ImportError as error:
+        raise ValueError(f"{label} cannot be made: {error}") from None
+    return _changed(made, rest)
 
 
-def _knows(suite: str, name: str) -> bool:
-    """Whether the suite knows this name: as an environment, or as one it refuses."""
-    adapter = _suite(suite)
-    return name in adapter.list_ids() or name in getattr(adapter, "REFUSED", ())
-
-
-def _unknown(env_id: str, known: list[str]) -> ValueError:
-    folded = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(env_id.rpartition("/")[2].lower(), folded, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(folded[name] for name in near)}?" if near else ""
-    return ValueError(f"unknown environment {env_id!r}; {hint or 'see trpo-jax envs'}")
-
-
-def _adapt(env: Any, kwargs: dict[str, Any]) -> Environment:
-    adapter: Callable[..., Environment]
-    if isinstance(env, type):
-        raise ValueError(f"{env!r} is a class; pass an instance: make_env({env.__name__}())")
-    if hasattr(type(env), "action_size") or "action_size" in getattr(env, "__dict__", ()):
-        adapter, allowed = _suite("brax").BraxEnvironment, {"episode_length", "action_repeat"}
-    elif all(hasattr(env, name) for name in ("reset", "step", "action_space", "observation_space")):
-        adapter, allowed = _suite("gymnax").GymnaxEnvironment, {"env_params"}
-    else:
-        is_pair = isinstance(env, tuple) and len(env) == 2
-        remedy = (
-            "unpack gymnax's pair: make_env(env, env_params=params)"
-            if is_pair
-            else "see trpo_jax.Environment for how to write one"
-        )
+def _changed(env: Environment, changes: dict[str, Any]) -> Environment:
+    """The environment with a time limit, repeated actions and so on, as far as these are asked."""
+    changes = dict(changes)
+    randomize = changes.pop("randomize", None)
+    if randomize is not None and isinstance(env, HostEnvironment):
         raise ValueError(
-            f"{env!r} is neither an environment id nor a gymnax- or brax-style object; {remedy}"
+            f"randomize={randomize!r}: {env.name} steps on the host, where no parameters can be "
+            "drawn at each reset; use a suite that steps in JAX, or draw them in its own reset"
         )
-    if unknown := kwargs.keys() - allowed:
-        raise ValueError(
-            f"{', '.join(sorted(unknown))} cannot be set for {type(env).__name__}; "
-            f"use {' or '.join(sorted(allowed))}"
-        )
-    return adapter(env, **kwargs)
+    if randomize is not None:
+        from trpo_jax.envs.randomization import randomized
+
+        function = _imported(randomize, "randomize") if isinstance(randomize, str) else randomize
+        env = randomized(env, function)
+    return transformed(env, **changes)
