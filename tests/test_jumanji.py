@@ -207,5 +207,5 @@ def test_bad_input_is_refused_in_one_line():
 
 
 def test_it_trains_with_its_mask():
-    metrics = train_twice(adapter.make("Minesweeper-v0"))
+    metrics = train_twice(adapter.make("Game2048-v1", board_size=2))
     assert not metrics.alarms.invalid_data
