@@ -1,10 +1,11 @@
 """XLand-MiniGrid environments beside its own API."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xminigrid
-from following import any_allowed, ends, follow, train_twice
+from following import HASTY, any_allowed, ends, follow, train_twice
 from xminigrid.core.constants import Colors, Tiles
 from xminigrid.core.goals import AgentNearGoal
 from xminigrid.core.rules import EmptyRule
@@ -94,6 +95,24 @@ def test_xland_needs_rules_and_pays_by_them():
     theirs, params = xminigrid.make(XLAND, ruleset=NEAR_THE_BALL)
     steps = follow(env, *sides(theirs, params, names_side_by_side), mostly_forward, 200)
     assert ends(steps)[0] >= 1
+
+
+def test_rules_can_be_drawn_for_every_episode():
+    things = jnp.array([[Tiles.BALL, Colors.RED], [Tiles.KEY, Colors.BLUE]], jnp.uint8)
+
+    def randomize(key, params):
+        thing = things[jax.random.bernoulli(key).astype(int)]
+        goal = AgentNearGoal(tile=thing).encode()
+        return params.replace(ruleset=params.ruleset.replace(goal=goal, init_tiles=thing[None]))
+
+    env = trpo_jax.make_env(f"xminigrid/{XLAND}", ruleset=NEAR_THE_BALL, randomize=randomize)
+    require_promises(env)
+    keys = jax.random.split(jax.random.key(0), 16)
+    states, _ = jax.jit(jax.vmap(env.reset), compiler_options=HASTY)(keys)
+    timesteps = env.inner_state(states)
+    for goal, grid in zip(timesteps.state.goal_encoding, timesteps.state.grid, strict=True):
+        assert (np.asarray(grid) == goal[1:3]).all(-1).sum() == 1  # what is sought is there
+    assert len(np.unique(timesteps.state.goal_encoding[:, 1])) == 2
 
 
 def test_parameters_as_dict_and_as_object_agree():

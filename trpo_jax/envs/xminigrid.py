@@ -1,6 +1,7 @@
 """XLand-MiniGrid environments (xminigrid >= 0.9)."""
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +95,17 @@ class XMiniGridEnvironment(Environment):
     def params(self) -> Any:
         """Its parameters."""
         return self._params
+
+    @property
+    def parameters(self) -> Any:
+        """Its parameters, whose arrays, such as a `ruleset`, can be randomised."""
+        return self._params
+
+    def with_parameters(self, parameters: Any) -> Self:
+        """The same environment with other arrays in its parameters."""
+        other = copy.copy(self)
+        other._params = parameters
+        return other
 
     def reset(self, key: jax.Array):
         """Start an episode."""
