@@ -1,5 +1,7 @@
 """Environments that step on the host: Gymnasium and EnvPool behind the agent's functions."""
 
+import ctypes.util
+
 import envpool
 import gymnasium
 import jax
@@ -8,10 +10,12 @@ import numpy as np
 import pytest
 from counting import LENGTH, Counting, Hurt, Masked, Rich
 from gymnasium import spaces
+from PIL import Image
 
 import trpo_jax
 from trpo_jax import Discrete, MultiDiscrete, Observation, TRPOConfig, make_env, make_trpo
 from trpo_jax.envs.host import EnvironmentFailed
+from trpo_jax.experiments import render
 
 CONFIG = TRPOConfig(num_envs=3, num_steps=16, hidden_sizes=(8,), value_epochs=1)
 KEY = jax.random.key(3)
@@ -248,7 +252,7 @@ def test_spaces_of_every_kind():
     one_hot, binary = trajectory.obs["pair"]
     np.testing.assert_array_equal(one_hot[:, 0], np.eye(3)[time % 3])
     np.testing.assert_array_equal(binary[:, 0, 1], time % 2)
-    simulated = [env for env in made if env.taken][0]
+    simulated = next(env for env in made if env.taken)
     first = np.asarray(trajectory.action[0, 0]).tolist()
     taken = simulated.taken[0]
     rebuilt = [taken["a"] + 1, *taken["b"][0], *(taken["b"][1] - np.array([1, 0]))]
@@ -257,6 +261,9 @@ def test_spaces_of_every_kind():
     assert metrics.accepted
     assert metrics.env_metrics["height"] == pytest.approx(np.mean([0.5, 1, 1.5, 2]))
     assert metrics.env_metrics_last["height"] == 2
+    stats = agent.evaluate(state, KEY, num_episodes=5)
+    np.testing.assert_allclose(stats.metrics["height"], np.full(5, 1.25))
+    np.testing.assert_array_equal(stats.metrics_last["height"], np.full(5, 2))
 
 
 def test_masks_in_info_are_obeyed():
@@ -390,9 +397,10 @@ def test_bad_objects_and_ids():
         make_env("gymnasium/CartPole-v1", nonsense=3)
     with pytest.raises(ValueError, match=r"cannot be made with .*nonsense"):
         make_env("envpool/CartPole-v1", nonsense=3)
+    simulators = make_env(Rich, metrics=("heigth",)).simulators(np.arange(2))
+    simulators.reset()
     with pytest.raises(ValueError, match="info of Rich has no such entry; it has height, note"):
-        agent = make_trpo(make_env(Rich, metrics=("heigth",)), CONFIG)
-        agent.update(agent.init(KEY))
+        simulators.step(np.zeros((2, 5), np.int32))
     with pytest.raises(ValueError, match="randomize"):
         make_env("gymnasium/CartPole-v1", randomize=lambda key, params: params)
 
@@ -404,3 +412,20 @@ def test_an_object_is_the_recipe_for_several():
     agent = make_trpo(env, CONFIG)
     _, trajectory = agent.rollout(agent.init(KEY))
     assert np.all(trajectory.truncated[8])
+
+
+def test_pictures(tmp_path, monkeypatch):
+    """A GIF where EGL is there, and else one line that says what is missing."""
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    agent = make_trpo(make_env("gymnasium/Hopper-v5", frame_stack=2), CONFIG)
+    state, out = agent.init(KEY), tmp_path / "episode"
+    if ctypes.util.find_library("EGL") is None:
+        with pytest.raises(ValueError, match="MuJoCo needs EGL, in Debian libegl1"):
+            render.render(agent.parts.env, agent, state, out, key=KEY, max_frames=3)
+        return
+    file = render.render(agent.parts.env, agent, state, out, key=KEY, max_frames=3)
+    with Image.open(file) as picture:
+        assert (file.suffix, picture.n_frames) == (".gif", 3)
+        assert np.ptp(np.asarray(picture.convert("RGB"))) > 100
+    plain = make_trpo(make_env("envpool/CartPole-v1"), CONFIG)
+    assert render.render(plain.parts.env, plain, plain.init(KEY), out, key=KEY).suffix == ".png"

@@ -74,6 +74,9 @@ def render(argv: list[str]) -> int:
     arguments = parse(RenderArguments, argv, "trpo-jax render")
     require_at_least(arguments, "max_frames", 1)
     require_at_least(arguments, "episode", 0)
+    from trpo_jax.experiments import mujoco_pictures
+
+    mujoco_pictures.prefer_a_backend_without_display()
     run, agent, state = _load(arguments.run, arguments.checkpoint)
     from trpo_jax.experiments import render, states
     from trpo_jax.experiments.evaluation import evaluation_key
@@ -137,14 +140,19 @@ def runs(argv: list[str]) -> int:
 
 
 def envs(argv: list[str]) -> int:
-    """List the environments that can be trained."""
-    parse(EnvsArguments, argv, "trpo-jax envs")
-    from trpo_jax.envs import list_environments
+    """List the environments there are, and what they need."""
+    word = parse(EnvsArguments, argv, "trpo-jax envs").word.lower()
+    from trpo_jax.envs.ids import names_of
+    from trpo_jax.envs.suites import SUITES, lacks
 
     tuned = set(list_presets())
-    for full_id in list_environments():
-        mark = "  tuned" if full_id.rpartition("/")[2] in tuned else ""
-        print(f"{full_id}{mark}")
+    for suite in SUITES:
+        commands = lacks(suite)
+        for name in names_of(suite):
+            if word in f"{suite}/{name}".lower():
+                mark = "  tuned" if name in tuned and suite in ("gymnax", "brax") else ""
+                command = f"  needs: {commands[name]}" if name in commands else ""
+                print(f"{suite}/{name}{mark}{command}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """Gymnasium environments, by id, as objects or from functions; they step on the host."""
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,7 +32,7 @@ def make(
     """
     limit = {} if episode_length is None else {"max_episode_steps": int(episode_length)}
     return GymnasiumEnvironment(
-        functools.partial(_make_one, name, {"disable_env_checker": True, **limit, **kwargs}),
+        functools.partial(_make_one, name, disable_env_checker=True, **limit, **kwargs),
         name,
         metrics,
     )
@@ -49,7 +50,7 @@ def from_object(env: gymnasium.Env, *, metrics: Sequence[str] = ()) -> "Gymnasiu
             "one, make_env(lambda: MyEnv(…))"
         )
     spec, name = env.spec, env.spec.id
-    return GymnasiumEnvironment(lambda: gymnasium.make(spec), name, metrics)
+    return GymnasiumEnvironment(functools.partial(gymnasium.make, spec), name, metrics)
 
 
 def from_function(
@@ -67,7 +68,7 @@ class GymnasiumEnvironment(HostEnvironment):
     """
 
     def __init__(
-        self, make_one: Callable[[], gymnasium.Env], name: str | None, metrics: Sequence[str] = ()
+        self, make_one: Callable[..., gymnasium.Env], name: str | None, metrics: Sequence[str] = ()
     ):
         probe = make_one()
         _refuse_vectorised(probe)
@@ -80,12 +81,21 @@ class GymnasiumEnvironment(HostEnvironment):
             _, info = probe.reset(seed=0)
         finally:
             probe.close()
+        self._render_modes = probe.metadata.get("render_modes", ())
         self.masked = _MASK in info and isinstance(self.action_space, Discrete | MultiDiscrete)
         self.obs_shape = shapes_of(spec)
         mask = jax.ShapeDtypeStruct((mask_size(self.action_space),), np.bool_)
         self.obs_spec = Observation(spec, action_mask=mask) if self.masked else spec
         limit = probe.spec.max_episode_steps if probe.spec else None
         self.max_episode_steps = limit or getattr(probe, "_max_episode_steps", None)
+
+    def drawn(self) -> "GymnasiumEnvironment | None":
+        """The same with `render_mode="rgb_array"`, if it has that."""
+        if "rgb_array" not in self._render_modes:
+            return None
+        other = copy.copy(self)
+        other.make_one = functools.partial(self.make_one, render_mode="rgb_array")
+        return other
 
     def simulators(self, seeds: np.ndarray) -> Simulators:
         """One Gymnasium environment per seed, stepped one after the other."""
@@ -143,6 +153,10 @@ class GymnasiumSimulators(Simulators):
             self._store(int(row), *self.envs[row].reset())
         return self._obs
 
+    def picture(self, row: int) -> np.ndarray:
+        """What the environment's `render` returns."""
+        return np.asarray(self.envs[row].render())
+
     def close(self) -> None:
         """Close all of them."""
         for env in self.envs:
@@ -167,7 +181,7 @@ class GymnasiumSimulators(Simulators):
         return info[name]
 
 
-def _make_one(name: str, kwargs: dict[str, Any]) -> gymnasium.Env:
+def _make_one(name: str, **kwargs: Any) -> gymnasium.Env:
     try:
         return gymnasium.make(name, **kwargs)
     except gymnasium.error.DependencyNotInstalled as error:

@@ -38,6 +38,10 @@ class Simulators(abc.ABC):
     def restart(self, mask: np.ndarray) -> Any:
         """Begin a new episode where `mask` [M]; the current observations of all, [M, ...]."""
 
+    def picture(self, row: int) -> np.ndarray:
+        """How one environment looks now, uint8 [height, width, 3], if it was made to be drawn."""
+        raise NotImplementedError
+
     def close(self) -> None:  # noqa: B027 - many have nothing to close
         """Free what they hold."""
 
@@ -54,6 +58,10 @@ class HostEnvironment(Environment):
     @abc.abstractmethod
     def simulators(self, seeds: np.ndarray) -> Simulators:
         """Simulators of M environments; int64 `seeds` [M] in [0, 2³¹) determine all they do."""
+
+    def drawn(self) -> "HostEnvironment | None":
+        """The same environment with simulators that give pictures; None if it has none."""
+        return None
 
     def with_transforms(
         self, transforms: Sequence[Transform], action_repeat: int
@@ -95,6 +103,11 @@ class TransformedHost(HostEnvironment):
         """The environment inside."""
         return getattr(self.env, "unwrapped", self.env)
 
+    def drawn(self) -> HostEnvironment | None:
+        """The same around the environment inside, drawn."""
+        inner = self.env.drawn()
+        return inner and TransformedHost(inner, self.transforms, self.action_repeat)
+
     def simulators(self, seeds: np.ndarray) -> Simulators:
         """The simulators of the environment inside, and the memories of the transforms."""
         return TransformedSimulators(self, self.env.simulators(seeds), len(seeds))
@@ -132,6 +145,10 @@ class TransformedSimulators(Simulators):
         ]
         self._obs = _with_rows(self._obs, obs, rows)
         return self._obs
+
+    def picture(self, row: int) -> np.ndarray:
+        """That of the simulator inside."""
+        return self._inner.picture(row)
 
     def close(self) -> None:
         """Close the simulators."""

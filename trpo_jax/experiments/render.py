@@ -1,4 +1,4 @@
-"""An episode to watch: HTML for brax, a GIF if gymnax has a visualiser, else a plot."""
+"""An episode to watch: HTML for brax, a GIF if the suite can draw, else a plot."""
 
 import contextlib
 import os
@@ -12,9 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from trpo_jax.envs.base import Environment, reset_batch, step_batch
+from trpo_jax.envs.host import HostEnvironment
 from trpo_jax.envs.transforms import innermost, innermost_state
+from trpo_jax.experiments import mujoco_pictures
 from trpo_jax.experiments.plots import COLORS
 from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS
+from trpo_jax.learner.host_rollout import draw_seeds
 from trpo_jax.learner.trpo import Agent
 from trpo_jax.learner.types import TrainState
 from trpo_jax.spaces import Box, policy_part
@@ -41,6 +44,8 @@ _OTHERS_WITH_VISUALIZER = {
 }
 _MAX_DRAWN_DIMENSIONS = 12
 _DOTTED_STEPS = 50
+_MILLISECONDS = 50
+"""How long a picture of a GIF is shown."""
 
 
 class Episode(NamedTuple):
@@ -87,6 +92,8 @@ def render(
     GIFs have at most `max_frames` frames; longer episodes skip some, evenly. `progress` wraps the
     iteration over frames.
     """
+    if isinstance(env, HostEnvironment):
+        return _render_on_host(env, agent, state, stem, key, deterministic, max_frames, progress)
     episode = play(env, agent, state, key, deterministic)
     episode = episode._replace(states=innermost_state(env, episode.states))
     env = innermost(env)
@@ -94,8 +101,10 @@ def render(
         stem.parent.mkdir(parents=True, exist_ok=True)
         if _is_a(env, "brax", "BraxEnvironment") and _has_a_body(env):
             return _write_html(env, episode, _with_suffix(stem, ".html"))
-        if _has_visualizer(env):
-            return _write_gif(env, episode, _with_suffix(stem, ".gif"), max_frames, progress)
+        draw = _drawing_of(env)
+        if draw is not None:
+            steps = progress(episode.evenly(max_frames))
+            return _write_gif(draw(env, episode, steps), _with_suffix(stem, ".gif"))
         return _write_plot(env, episode, _with_suffix(stem, ".png"))
     except OSError as error:
         raise ValueError(f"out={stem} cannot be written: {error.strerror}") from None
@@ -183,28 +192,114 @@ def _write_html(env: Any, episode: Episode, file: Path) -> Path:
     return file
 
 
-def _write_gif(
-    env: Any,
-    episode: Episode,
-    file: Path,
+Draw = Callable[[Any, Episode, Iterator[int]], Iterator[Any]]
+"""(environment, episode, chosen steps) -> pictures."""
+
+
+def _drawing_of(env: Any) -> Draw | None:
+    """The function that draws an environment, or None."""
+    if _is_a(env, "playground", "PlaygroundEnvironment"):
+        return mujoco_pictures.of_playground
+    if not _has_visualizer(env):
+        return None
+    return _draw_classic_control if env.name in _CLASSIC_CONTROL else _draw_by_visualizer
+
+
+def _render_on_host(
+    env: HostEnvironment,
+    agent: Agent,
+    state: TrainState,
+    stem: Path,
+    key: jax.Array,
+    deterministic: bool,
     max_frames: int,
     progress: Callable[[list[int]], Iterator[int]],
 ) -> Path:
-    classic = env.name in _CLASSIC_CONTROL
-    draw = _draw_classic_control if classic else _draw_by_visualizer
-    first, *rest = list(draw(env, episode, progress(episode.evenly(max_frames))))
-    duration = 40 if classic else 100
-    first.save(file, save_all=True, append_images=rest, duration=duration, loop=0)
+    """An episode is played twice, the second time with pictures: they would take much memory."""
+    seeds, episode = play_on_host(env, agent, state, key, deterministic)
+    drawn = env.drawn()
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        if drawn is None:
+            return _write_plot(env, episode, _with_suffix(stem, ".png"))
+        pictures = _pictures_on_host(drawn, seeds, episode, progress(episode.evenly(max_frames)))
+        return _write_gif(pictures, _with_suffix(stem, ".gif"))
+    except OSError as error:
+        raise ValueError(f"out={stem} cannot be written: {error.strerror}") from None
+
+
+def play_on_host(
+    env: HostEnvironment,
+    agent: Agent,
+    state: TrainState,
+    key: jax.Array,
+    deterministic: bool = True,
+) -> tuple[np.ndarray, Episode]:
+    """The seed [1] and an episode from it, as `play` gives it; it has no states."""
+    limit = env.max_episode_steps or DEFAULT_MAX_STEPS
+    seed_key, loop_key = jax.random.split(key)
+    seeds = np.asarray(draw_seeds(seed_key, 1)).astype(np.int64)
+    rows, ending = [], "cut"
+    with contextlib.closing(env.simulators(seeds)) as simulators:
+        obs = simulators.reset()
+        for step_key in jax.random.split(loop_key, limit):
+            seen = np.asarray(_vector(obs))
+            action = np.asarray(agent.act(state, step_key, obs, deterministic=deterministic))
+            step = simulators.step(action)
+            rows.append((seen, action[0], float(step.reward[0])))
+            obs = step.obs
+            if step.terminated[0] or step.truncated[0]:
+                ending = "terminated" if step.terminated[0] else "truncated"
+                break
+    seen, actions, rewards = map(np.asarray, zip(*rows, strict=True))
+    return seeds, Episode(None, seen, actions, rewards, ending)
+
+
+def _pictures_on_host(
+    env: HostEnvironment, seeds: np.ndarray, episode: Episode, steps: Iterator[int]
+) -> Iterator[Any]:
+    """The same episode again, drawn before the chosen steps."""
+    from PIL import Image
+
+    _draw_without_display()
+    with (
+        mujoco_pictures.explaining_what_is_missing(),
+        contextlib.closing(env.simulators(seeds)) as simulators,
+    ):
+        simulators.reset()
+        taken = 0
+        for t in steps:
+            while taken < t:
+                simulators.step(episode.action[taken][None])
+                taken += 1
+            yield _captioned(Image.fromarray(simulators.picture(0)), episode.caption(t))
+
+
+def _draw_without_display() -> None:
+    """For pygame."""
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+
+
+def _captioned(picture: Any, caption: str) -> Any:
+    from PIL import ImageDraw
+
+    ImageDraw.Draw(picture).text((8, 8), caption, fill="black", font_size=16)
+    return picture
+
+
+def _write_gif(pictures: Iterator[Any], file: Path) -> Path:
+    first, *rest = list(pictures)
+    first.save(file, save_all=True, append_images=rest, duration=_MILLISECONDS, loop=0)
     return file
 
 
 def _draw_classic_control(env: Any, episode: Episode, steps: Iterator[int]) -> Iterator[Any]:
     """Frames from gymnasium. gymnax's own loop makes a new environment for each frame."""
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    _draw_without_display()
     import gymnasium
     from gymnax.visualize import vis_gym
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
     with contextlib.closing(gymnasium.make(env.name, render_mode="rgb_array")) as drawn:
         drawn.reset()
@@ -214,9 +309,7 @@ def _draw_classic_control(env: Any, episode: Episode, steps: Iterator[int]) -> I
             state = _at(episode.states, t)
             inner.state = vis_gym.get_gym_state(state, env.name)
             inner.last_u = getattr(state, "last_u", None)
-            frame = Image.fromarray(np.asarray(drawn.render()))
-            ImageDraw.Draw(frame).text((8, 8), episode.caption(t), fill="black", font_size=16)
-            yield frame
+            yield _captioned(Image.fromarray(np.asarray(drawn.render())), episode.caption(t))
 
 
 def _draw_by_visualizer(env: Any, episode: Episode, steps: Iterator[int]) -> Iterator[Any]:
