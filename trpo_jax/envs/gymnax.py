@@ -161,7 +161,6 @@ def _is_bare(env: Any) -> bool:
 
 def merge_params(env: Any, env_params: Any, name: str) -> Any:
     """The parameters of an environment, from a parameter object, a dict of fields, or None."""
-    """The parameters of an environment, from an object, a dict of fields, or its defaults."""
     if env_params is None and hasattr(env, "default_params"):
         return env.default_params
     if env_params is None or isinstance(env_params, str | int | float | list):

@@ -98,8 +98,8 @@ def randomized(env: Environment, fn: Callable[..., Any]) -> Environment:
     if not (hasattr(env, "parameters") and hasattr(env, "with_parameters")):
         raise ValueError(
             f"randomize={_name(fn)}: {env.name} has no parameters to draw; environments of gymnax, "
-            "brax and playground have, and any Environment with an attribute `parameters` and a "
-            "method `with_parameters(parameters)`"
+            "brax, playground, craftax and xminigrid have, and any with an attribute `parameters` "
+            "and a method `with_parameters(parameters)`"
         )
     return Randomized(env, fn)
 

@@ -290,9 +290,10 @@ def _changed(env: Environment, changes: dict[str, Any]) -> Environment:
             f"randomize={randomize!r}: {env.name} steps on the host, where no parameters can be "
             "drawn at each reset; use a suite that steps in JAX, or draw them in its own reset"
         )
-    if randomize is not None:
-        from trpo_jax.envs.randomization import randomized
+    env = transformed(env, **changes)
+    if randomize is None:
+        return env
+    from trpo_jax.envs.randomization import randomized
 
-        function = _imported(randomize, "randomize") if isinstance(randomize, str) else randomize
-        env = randomized(env, function)
-    return transformed(env, **changes)
+    function = _imported(randomize, "randomize") if isinstance(randomize, str) else randomize
+    return randomized(env, function)
