@@ -202,8 +202,9 @@ def test_evaluations_record_them(run, agent):
 
 
 def test_tensorboard_shows_them_in_groups_of_their_own(run):
-    (file,) = (run.path / "tensorboard" / "seed-1").iterdir()
-    logged, data = {}, file.read_bytes()
+    files = sorted((run.path / "tensorboard" / "seed-1").iterdir())
+    assert len(files) == 2  # before and after the resume
+    logged, data = {}, b"".join(file.read_bytes() for file in files)
     while data:
         length = int.from_bytes(data[:8], "little")
         event = Event.FromString(data[12 : 12 + length])

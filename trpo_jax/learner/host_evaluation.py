@@ -1,11 +1,13 @@
 """Whole episodes with a fixed policy, in environments that step on the host."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trpo_jax.envs.base import EnvStep, metric_names
 from trpo_jax.envs.host import HostEnvironment
 from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS, EpisodeStats
 from trpo_jax.learner.host_rollout import (
@@ -73,8 +75,7 @@ class HostEvaluation:
         # Episode e is played by simulator e mod columns.
         quota = np.array([len(range(n, num_episodes, columns)) for n in range(columns)])
         left = np.broadcast_to(quota, shape).reshape(-1).copy()
-        returns = np.zeros((sims, int(quota.max())))
-        lengths = np.zeros((sims, int(quota.max())), np.int32)
+        tally = _Tally((sims, int(quota.max())), metric_names(self._env))
         played, rows = np.zeros(sims, np.int64), np.arange(sims)
         obs, t = simulators.reset(), 0
         keys = None
@@ -88,11 +89,10 @@ class HostEvaluation:
             env_action, _, _ = self._act[deterministic](acting, keys, np.int32(t % _KEYS), batch)
             actions = np.asarray(env_action).reshape(sims, *env_action.shape[len(shape) :])
             step = simulators.step(actions[rows], None if rows.size == sims else rows)
-            returns[rows, played[rows]] += step.reward[rows]
-            lengths[rows, played[rows]] += 1
+            lengths = tally.count(step, rows, played[rows])
             ended = np.zeros(sims, bool)
             ended[rows] = step.terminated[rows] | step.truncated[rows]
-            ended[rows] |= lengths[rows, played[rows]] >= limit
+            ended[rows] |= lengths >= limit
             obs, t = step.obs, t + 1
             if ended.any():
                 played[ended] += 1
@@ -104,8 +104,35 @@ class HostEvaluation:
         order = [(e % columns, e // columns) for e in range(num_episodes)]
         column, episode = np.array(order).T
 
-        def arranged(values: np.ndarray, dtype: Any) -> jax.Array:
-            per_policy = values.reshape(*shape, -1)[..., column, episode]
-            return jnp.asarray(per_policy.astype(dtype))
+        def arranged(values: np.ndarray) -> jax.Array:
+            dtype = np.int32 if values.dtype.kind == "i" else np.float32
+            return jnp.asarray(values.reshape(*shape, -1)[..., column, episode].astype(dtype))
 
-        return EpisodeStats(arranged(returns, np.float32), arranged(lengths, np.int32))
+        return jax.tree.map(arranged, tally.stats())
+
+
+class _Tally:
+    """What is added up over the steps of episodes; arrays [simulators, episodes of each]."""
+
+    def __init__(self, shape: tuple[int, int], metrics: Iterable[str]):
+        self._returns, self._lengths = np.zeros(shape), np.zeros(shape, np.int32)
+        self._sums = {name: np.zeros(shape) for name in metrics}
+        self._last = {name: np.zeros(shape) for name in self._sums}
+
+    def count(self, step: EnvStep, rows: np.ndarray, episodes: np.ndarray) -> np.ndarray:
+        """Add a step of the simulators `rows` to their episodes; returns the lengths of these."""
+        at = rows, episodes
+        self._returns[at] += step.reward[rows]
+        self._lengths[at] += 1
+        for name, total in self._sums.items():
+            values = step.metrics[name][rows].astype(float)
+            self._last[name][at] = np.where(np.isfinite(values), values, 0)
+            total[at] += self._last[name][at]
+        return self._lengths[at]
+
+    def stats(self) -> EpisodeStats:
+        """The outcome, in NumPy."""
+        played = np.maximum(self._lengths, 1)  # simulators differ in their number of episodes
+        means = {name: total / played for name, total in self._sums.items()}
+        outcome: Any = (self._returns, self._lengths, means, self._last)
+        return EpisodeStats(*outcome)

@@ -185,7 +185,7 @@ def _means_at_ends(metrics: dict[str, jax.Array], done: jax.Array) -> dict[str, 
     """For each name, the mean of values [T, N] over the ends of episodes; NaN without any."""
     number = jnp.sum(done)
     return {
-        name: jnp.where(number > 0, jnp.sum(jnp.where(done, values / number, 0)), jnp.nan)
+        name: jnp.where(number > 0, jnp.sum(jnp.where(done, values, 0)) / number, jnp.nan)
         for name, values in metrics.items()
     }
 
