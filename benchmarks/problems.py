@@ -69,7 +69,7 @@ class Problem(NamedTuple):
 
 def make_networks(obs: int, actions: int, hidden: tuple[int, ...], discrete: bool):
     """Tanh policy and critic on flat observations."""
-    body = networks.Body(((obs,),), tuple(hidden), "tanh", False)
+    body = networks.Body(((obs,),), tuple(hidden), "tanh")
     head = networks.CategoricalHead(actions) if discrete else networks.GaussianHead(actions, 0.0)
     return networks.make_policy(body, head), networks.make_critic(body)
 

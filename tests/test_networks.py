@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import trpo_jax
 from trpo_jax.policies.networks import (
+    MINATAR,
+    NATURE,
     Body,
     CategoricalHead,
     GaussianHead,
@@ -16,8 +19,9 @@ from trpo_jax.policies.networks import (
     share_of_idle,
 )
 
-MLP = Body(((3,),), (16, 16), "tanh", False)
-CNN = Body(((10, 10, 4),), (16,), "relu", True)
+MLP = Body(((3,),), (16, 16), "tanh")
+CNN = Body(((10, 10, 4),), (16,), "relu", MINATAR)
+ATARI = Body(((45, 37, 2),), (16,), "relu", NATURE)
 HEADS = {
     "categorical": CategoricalHead(4),
     "multi_categorical": MultiCategoricalHead((2, 3)),
@@ -49,7 +53,7 @@ def test_batched_initialisation_equals_single_ones_and_keys_matter():
 
 
 def test_kernels_have_the_deviation_of_variance_scaling():
-    body = Body(((50,),), (400,), "relu", False)
+    body = Body(((50,),), (400,), "relu")
     params = make_critic(body).init(jax.random.key(0), jnp.zeros(50))
     kernel = params["params"]["body"]["Dense_0"]["kernel"]
     np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / 50), rtol=0.03)
@@ -93,7 +97,78 @@ def test_a_policy_is_the_network_that_it_says(head):
         np.testing.assert_allclose(distribution.log_std, np.full((5, 2), -0.4), rtol=1e-6)
 
 
-@pytest.mark.parametrize("body", [MLP, CNN], ids=["mlp", "cnn"])
+@pytest.mark.parametrize("body", [CNN, ATARI], ids=["cnn", "nature"])
+def test_convolutions_are_those_of_jax(body):
+    """Kernels in the layout that `lax.conv` takes; pixels beyond the last square do not count."""
+    (shape,) = body.obs_shapes
+    policy = make_policy(body, HEADS["categorical"])
+    images = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
+    params = policy.init(jax.random.key(0), images[0])
+    params = jax.tree.map(lambda leaf: leaf + 0.01, params)
+    _, units = policy.apply_with_units(params, images)
+    x = jnp.asarray(images, jnp.float32) / 255
+    for index, (channels, side, stride) in enumerate(body.convolutions):
+        layer = params["params"]["body"][f"Dense_{index}"]
+        squares, inputs = side // stride, x.shape[-1]
+        kernel = layer["kernel"].reshape(squares, squares, stride, stride, inputs, channels)
+        kernel = kernel.swapaxes(1, 2).reshape(side, side, inputs, channels)
+        x = jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        x = jnp.maximum(x + layer["bias"], 0)
+        np.testing.assert_allclose(units[index], x, rtol=1e-4, atol=1e-5)
+    assert len(units) == len(body.convolutions) + 1
+
+
+class Brightness(trpo_jax.Environment):
+    """uint8 images 36 × 36 × 2, bright or dark; pays for the action that names which."""
+
+    name = "brightness"
+    obs_shape = (36, 36, 2)
+    action_space = trpo_jax.Discrete(2)
+    max_episode_steps = 4
+
+    def show(self, key):
+        bright = jax.random.bernoulli(key).astype(jnp.int32)
+        noise = jax.random.randint(key, self.obs_shape, 0, 50)
+        return bright, jnp.asarray(noise + 200 * bright, jnp.uint8)
+
+    def reset(self, key):
+        bright, image = self.show(key)
+        return (bright, jnp.int32(0)), image
+
+    def step(self, key, state, action):
+        (bright, time), (later, image) = state, self.show(key)
+        over = time + 1 >= self.max_episode_steps
+        reward = jnp.float32(action == bright)
+        return (later, time + 1), trpo_jax.EnvStep(image, reward, jnp.bool_(False), over)
+
+
+@pytest.mark.usefixtures("hasty_compiler")
+def test_the_network_of_atari_trains():
+    config = trpo_jax.TRPOConfig(
+        num_envs=4, num_steps=8, hidden_sizes=(8,), network="nature", activation="relu",
+        cg_iterations=3, value_epochs=1,
+    )  # fmt: skip
+    agent = trpo_jax.make_trpo(Brightness(), config)
+    _, metrics = jax.jit(agent.update)(agent.init(jax.random.key(0)), trpo_jax.HParams())
+    assert metrics.accepted
+    assert 0 < metrics.kl <= 0.01 * 1.01
+    assert metrics.on_policy_gap < 1e-4
+
+
+def test_images_too_small_for_their_convolutions_are_refused():
+    class Smaller(Brightness):
+        obs_shape = (36, 35, 2)
+
+    config = trpo_jax.TRPOConfig(network="nature")
+    with pytest.raises(ValueError, match=r"network='nature' needs images of at least 36 × 36"):
+        trpo_jax.make_trpo(Smaller(), config)
+    with pytest.raises(ValueError, match=r"network='nature' needs observations \[height"):
+        trpo_jax.make_trpo(trpo_jax.make_env("CartPole-v1"), config)
+
+
+@pytest.mark.parametrize("body", [MLP, CNN, ATARI], ids=["mlp", "cnn", "nature"])
 def test_leading_axes(body):
     policy, critic = make_policy(body, HEADS["categorical"]), make_critic(body)
     (shape,) = body.obs_shapes
@@ -112,7 +187,7 @@ def test_leading_axes(body):
     )
     _, units = policy.apply_with_units(params, obs.reshape(6, *shape))
     assert all(layer.shape[0] == 6 for layer in units)
-    assert len(units) == 2
+    assert len(units) == len(body.convolutions) + len(body.hidden_sizes)
 
 
 def layer(*columns):
@@ -144,7 +219,7 @@ def test_inactive_units_are_counted_per_layer_and_channel_and_over_weighted_exam
 
 
 def test_dead_units_of_a_real_network_are_found():
-    policy = make_policy(Body(((3,),), (8, 4), "relu", False), HEADS["categorical"])
+    policy = make_policy(Body(((3,),), (8, 4), "relu"), HEADS["categorical"])
     params = policy.init(jax.random.key(0), OBS)
     bias = params["params"]["body"]["Dense_1"]["bias"].at[:2].set(-1e3)
     params["params"]["body"]["Dense_1"]["bias"] = bias

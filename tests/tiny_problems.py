@@ -52,7 +52,7 @@ def make_problem(kind="categorical", batch_size=48, seed=0, hidden=(4,), entropy
 def make_functions(kind, hidden, entropy_coef):
     """The policy of a problem and its objective."""
     head = CategoricalHead(3) if kind == "categorical" else GaussianHead(2, -0.3)
-    policy = make_policy(Body(((3,),), hidden, "tanh", False), head)
+    policy = make_policy(Body(((3,),), hidden, "tanh"), head)
     return policy, make_objective(policy, entropy_coef)
 
 

@@ -78,8 +78,10 @@ class TRPOConfig:
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "silu", "gelu"] = _setting(
         "tanh", "activation function of the hidden layers"
     )
-    network: Literal["auto", "mlp", "cnn"] = _setting(
-        "auto", "network body; auto uses a CNN for observations [height, width, channels]"
+    network: Literal["auto", "mlp", "cnn", "nature"] = _setting(
+        "auto",
+        "network body; auto: cnn for observations [height, width, channels]; cnn: one 3 × 3 "
+        "convolution, for MinAtar; nature: the three convolutions of Atari",
     )
     action_bounds: Literal["clip", "tanh"] = _setting(
         "clip", "how an unbounded Gaussian action is mapped into a Box before the environment"

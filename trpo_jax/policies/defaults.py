@@ -7,12 +7,17 @@ import jax
 
 from trpo_jax.config import TRPOConfig
 from trpo_jax.policies.networks import (
+    MINATAR,
+    NATURE,
     Body,
     CategoricalHead,
+    Convolutions,
     GaussianHead,
     MultiCategoricalHead,
+    Shapes,
     make_critic,
     make_policy,
+    smallest_image,
 )
 from trpo_jax.policies.policy import Critic, Policy
 from trpo_jax.spaces import ActionSpace, Box, Discrete, is_shape
@@ -31,18 +36,34 @@ def default_critic(shapes: Any, config: TRPOConfig) -> Critic:
 
 def _body(shapes: Any, hidden_sizes: tuple[int, ...], config: TRPOConfig) -> Body:
     leaves = tuple(jax.tree.leaves(shapes, is_leaf=is_shape))
-    is_image = len(leaves) == 1 and len(leaves[0]) == 3
-    if config.network == "cnn" and not is_image:
-        raise ValueError(
-            f"network='cnn' needs observations [height, width, channels]; these have shape "
-            f"{shapes}; use network='mlp'"
-        )
     return Body(
         obs_shapes=leaves,
         hidden_sizes=hidden_sizes,
         activation=config.activation,
-        convolutional=is_image and config.network != "mlp",
+        convolutions=_convolutions(leaves, shapes, config.network),
     )
+
+
+def _convolutions(leaves: Shapes, shapes: Any, network: str) -> Convolutions:
+    """The convolutions that a network has for observations of these shapes."""
+    is_image = len(leaves) == 1 and len(leaves[0]) == 3
+    if network == "mlp" or (network == "auto" and not is_image):
+        return ()
+    if not is_image:
+        raise ValueError(
+            f"network={network!r} needs observations [height, width, channels]; these have shape "
+            f"{shapes}; use network='mlp'"
+        )
+    convolutions = NATURE if network == "nature" else MINATAR
+    smallest = smallest_image(convolutions)
+    if min(leaves[0][:2]) < smallest:
+        if network == "auto":
+            return ()
+        raise ValueError(
+            f"network={network!r} needs images of at least {smallest} × {smallest} pixels; these "
+            f"have shape {shapes}; use network='mlp'"
+        )
+    return convolutions
 
 
 def _head(space: ActionSpace, config: TRPOConfig) -> nn.Module:

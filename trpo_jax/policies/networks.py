@@ -20,6 +20,13 @@ from trpo_jax.policies.policy import Critic, Params, Policy
 from trpo_jax.spaces import Observation, policy_part
 
 Shapes = tuple[tuple[int, ...], ...]
+Convolutions = tuple[tuple[int, int, int], ...]
+"""Per layer: channels, side of the square filter, stride; a side is a multiple of its stride."""
+
+MINATAR: Convolutions = ((16, 3, 1),)
+"""Young & Tian 2019."""
+NATURE: Convolutions = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+"""Mnih et al. 2015, for the images of Atari."""
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": nn.tanh,
@@ -30,7 +37,6 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": nn.gelu,
 }
 _SATURATION = 0.99
-_CONV_CHANNELS = 16
 
 
 def _bound(gain: float):
@@ -63,15 +69,36 @@ def _draw(key: jax.Array, bounds: Params) -> Params:
     return jax.tree.unflatten(structure, drawn)
 
 
-def _patches(images: jax.Array) -> jax.Array:
-    """Every 3 × 3 neighbourhood, [B, height, width, channels] -> [B, height − 2, width − 2, 9 · …].
+def _patches(images: jax.Array, side: int, stride: int) -> jax.Array:
+    """Every `stride`-th square, [B, height, width, channels] -> [B, rows, columns, side² · …].
 
     A convolution is a matrix product with these. In curvature products XLA's own convolution on CPU
-    is 16 times slower, and slower still when `vmap` turns it into a grouped convolution.
+    is 16 times slower, and slower still when `vmap` turns it into a grouped convolution. With a
+    stride, the image is first cut into blocks of `stride` × `stride` pixels, which become channels.
     """
-    height, width = images.shape[1] - 2, images.shape[2] - 2
-    shifted = [images[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    size, channels = images.shape[0], images.shape[3]
+    width = side // stride
+    rows, columns = (_convolved(length, side, stride) for length in images.shape[1:3])
+    height_used, width_used = rows + width - 1, columns + width - 1
+    if stride > 1:
+        used = images[:, : height_used * stride, : width_used * stride]
+        blocks = used.reshape(size, height_used, stride, width_used, stride, channels)
+        images = blocks.swapaxes(2, 3).reshape(size, height_used, width_used, -1)
+    shifted = [images[:, i : i + rows, j : j + columns] for i in range(width) for j in range(width)]
     return jnp.concatenate(shifted, axis=-1)
+
+
+def _convolved(length: int, side: int, stride: int) -> int:
+    """Length of one axis of an image after a convolution without padding."""
+    return (length - side) // stride + 1
+
+
+def smallest_image(convolutions: Convolutions) -> int:
+    """Side of the smallest square image that these convolutions reduce to one position."""
+    smallest = 1
+    for _, side, stride in reversed(convolutions):
+        smallest = (smallest - 1) * stride + side
+    return smallest
 
 
 def _narrow_product(x: jax.Array, kernel: jax.Array, _: Any, precision: Any) -> jax.Array:
@@ -95,8 +122,8 @@ def _last_layer(num_outputs: int, gain: float) -> nn.Dense:
 class Body(nn.Module):
     """Hidden layers: observations with any leading axes to features [..., hidden_sizes[-1]].
 
-    Images first go through a 3 × 3 convolution with 16 channels, as is usual for MinAtar
-    (Young & Tian 2019). A tree of arrays is flattened into one vector; uint8 is scaled to [0, 1].
+    One image may first go through convolutions. A tree of arrays is flattened into one vector;
+    uint8 is scaled to [0, 1].
     Everything runs at the highest matrix precision, so that an update recomputes the probabilities
     of the rollout on every device.
     """
@@ -105,7 +132,7 @@ class Body(nn.Module):
     """Shapes of the leaves of one observation, in order."""
     hidden_sizes: tuple[int, ...]
     activation: str
-    convolutional: bool
+    convolutions: Convolutions = ()
 
     @nn.compact
     def __call__(self, obs: Any) -> jax.Array:
@@ -118,10 +145,10 @@ class Body(nn.Module):
             _as_floating(leaf).reshape(-1, *shape)
             for leaf, shape in zip(leaves, self.obs_shapes, strict=True)
         ]
-        if self.convolutional:
+        for channels, side, stride in self.convolutions:
             (image,) = parts
-            conv = nn.Dense(_CONV_CHANNELS, kernel_init=init, precision="highest")
-            parts = [activate(conv(_patches(image)))]
+            conv = nn.Dense(channels, kernel_init=init, precision="highest")
+            parts = [activate(conv(_patches(image, side, stride)))]
             self.sow("intermediates", "units", parts[0])
         flat = [part.reshape(part.shape[0], -1) for part in parts]
         x = flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=-1)
