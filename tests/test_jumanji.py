@@ -1,5 +1,6 @@
 """Jumanji environments beside Jumanji's own API."""
 
+import jax
 import jax.numpy as jnp
 import jumanji
 import numpy as np
@@ -52,7 +53,11 @@ def test_one_choice_with_a_mask():
     )
     assert env.action_space == trpo_jax.Discrete(4)
     assert env.obs_shape == (2, 2)  # the only array beside the mask
-    reset, step = sides(theirs, lambda o: Observation(o.board, action_mask=o.action_mask))
+
+    def observe(o):  # at the end Jumanji allows nothing, and we everything
+        return Observation(o.board, action_mask=jnp.where(o.action_mask.any(), o.action_mask, True))
+
+    reset, step = sides(theirs, observe)
     steps = follow(env, reset, step, any_allowed(4, lambda obs: obs.action_mask), 60)
     assert max(step.metrics["highest_tile"] for step in steps) >= 8
     assert ends(steps)[0] > 1
@@ -137,6 +142,22 @@ def test_whole_numbers_between_bounds_are_choices_as_many_as_the_mask_has():
         return Observation(policy, action_mask=o.action_mask.reshape(14))
 
     follow(env, *sides(theirs, observe), choose, 12)
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "mask"),
+    [
+        ("Cleaner-v0", np.eye(3, 4, dtype=bool) & [[True], [False], [True]], [0, 4, 5, 6, 7, 10]),
+        ("Tetris-v0", np.zeros((4, 10), bool), range(40)),
+        ("Maze-v0", np.zeros(4, bool), range(4)),
+        ("Maze-v0", np.arange(4) == 2, [2]),
+    ],
+)
+def test_where_nothing_is_left_to_choose_everything_is_allowed(name, allowed, mask):
+    env = adapter.make(name)
+    _, timestep = jax.eval_shape(env.unwrapped.reset, jax.random.key(0))
+    shown = timestep.observation._replace(action_mask=jnp.asarray(allowed))
+    np.testing.assert_array_equal(np.flatnonzero(env._observe(shown).action_mask), mask)
 
 
 def test_an_end_with_a_discount_is_a_truncation():

@@ -69,6 +69,8 @@ class JumanjiEnvironment(Environment):
     Observations become plain dictionaries, or one array if there is only one beside the mask;
     their numbers stay as they are. The field `action_mask` becomes the mask. If it covers all
     combinations of several choices, the action is one number for the combination, `Discrete`.
+    Where a choice is left with nothing although the episode goes on (an agent of MMST that has
+    finished, blocks of FlatPack that no longer fit), everything is allowed: it has no effect.
     An episode is truncated if its last step has a discount above 0, else terminated: nearly all of
     Jumanji's own time limits terminate. The scalars in `extras` are its metrics.
     """
@@ -130,7 +132,12 @@ class JumanjiEnvironment(Environment):
         mask = policy.pop("action_mask", None)
         if len(policy) == 1:
             (policy,) = policy.values()
-        return policy if mask is None else Observation(policy, action_mask=mask.reshape(-1))
+        return policy if mask is None else Observation(policy, action_mask=self._mask(mask))
+
+    def _mask(self, mask: jax.Array) -> jax.Array:
+        if self._joint is not None:
+            mask = mask.reshape(-1)
+        return (mask | ~jnp.any(mask, axis=-1, keepdims=True)).reshape(-1)
 
     def _decode(self, action: jax.Array) -> jax.Array:
         """The action as Jumanji takes it."""
