@@ -9,6 +9,7 @@ from .envs import (
     list_environments,
     make_env,
 )
+from .experiments.conformance import CheckedPromise, EnvironmentReport, check_environment
 from .experiments.doctor import Diagnosis, Finding, diagnose
 from .experiments.specification import RunOptions
 from .experiments.sweep import SweepResult, sweep
@@ -80,6 +81,7 @@ __all__ = [
     "Box",
     "CGResult",
     "Categorical",
+    "CheckedPromise",
     "Critic",
     "Diagnosis",
     "DiagonalGaussian",
@@ -87,6 +89,7 @@ __all__ = [
     "Distribution",
     "EnvStep",
     "Environment",
+    "EnvironmentReport",
     "EpisodeStats",
     "Finding",
     "HParams",
@@ -117,6 +120,7 @@ __all__ = [
     "__version__",
     "adapted_scale",
     "cg_solve",
+    "check_environment",
     "critic_from_flax",
     "diagnose",
     "fit_value",

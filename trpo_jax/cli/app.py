@@ -1,14 +1,15 @@
 """`trpo-jax`: dispatches to a command and returns its exit code.
 
-Exit codes: 0 success; 1 `doctor` found something severe, or another process of a run was lost; 2 a
-mistake by the caller (one line on stderr); 130 and 143 interrupted by Ctrl-C and SIGTERM.
+Exit codes: 0 success; 1 `doctor` found something severe, `check` found a broken promise, or another
+process of a run was lost; 2 a mistake by the caller (one line on stderr); 130 and 143 interrupted
+by Ctrl-C and SIGTERM.
 """
 
 import difflib
 import sys
 from collections.abc import Callable, Sequence
 
-from trpo_jax.cli import inspect, sweep, train
+from trpo_jax.cli import check, inspect, sweep, train
 
 _USAGE = """\
 usage: trpo-jax COMMAND …
@@ -21,7 +22,8 @@ usage: trpo-jax COMMAND …
   render RUN    write an episode to watch
   doctor RUN    say what went wrong in a run, if anything, and what to change
   runs [DIR]    list the runs in a directory
-  envs          list the environments that can be trained
+  check ENV     try an environment, and say which promises it breaks
+  envs [WORD]   list the environments there are, and what they need to be installed
 
 `trpo-jax COMMAND --help` explains the options of a command.
 """
@@ -34,6 +36,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "render": inspect.render,
     "doctor": inspect.doctor,
     "runs": inspect.runs,
+    "check": check.check,
     "envs": inspect.envs,
 }
 

@@ -192,5 +192,30 @@ class RunsArguments:
 
 
 @dataclasses.dataclass(frozen=True)
+class CheckArguments:
+    """Try an environment with random actions and say which promises it breaks, with the numbers.
+
+    The exit code is 1 if it breaks any, and 0 otherwise.
+    """
+
+    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")] = ""
+    """Environment id, or package.module:function, as for train."""
+    num_envs: int = 4
+    """Environments that are played side by side."""
+    num_steps: int = 1001
+    """Most steps of each; what is slow takes fewer."""
+    seed: int = 0
+    """Seed of the actions and the episodes."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of the environment as NAME=VALUE, such as backend=spring episode_length=500."""
+
+
+@dataclasses.dataclass(frozen=True)
 class EnvsArguments:
-    """List the environments that can be trained; those with tuned settings are marked."""
+    """List the environments of all suites, one id a line; those with tuned settings are marked.
+
+    Where something is missing, the line ends in the command that installs or fetches it.
+    """
+
+    word: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WORD")] = ""
+    """List only ids that contain this, in any case, such as brax/ or hopper."""
