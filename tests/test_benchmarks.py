@@ -16,6 +16,8 @@ MINIATURES = [
     "devices --quick",
     "doctor --quick",
     "environments --name Catch-bsuite",
+    "host learning --quick",
+    "host rollout --quick",
     "lanes solve --quick",
     "lanes train --quick",
     "lanes work --quick",
