@@ -149,20 +149,19 @@ def _suite_and_name(env_id: str) -> tuple[str | None, str]:
 
 def _unknown(env_id: str, name: str, where: tuple[str, ...]) -> ValueError:
     """The mistake of an unknown id, with near matches: in the suite it names, or else in all."""
-    near = _near_matches(name, where) or _near_matches(name, SUITES)
+    tries = [(place, cutoff) for cutoff in (0.6, 0.4) for place in (where, SUITES)]
+    near = next(filter(None, (_near(name, place, cutoff) for place, cutoff in tries)), [])
     hint = f"did you mean {' or '.join(near)}?" if near else "see trpo-jax envs"
     return ValueError(f"unknown environment {env_id!r}; {hint}")
 
 
-def _near_matches(name: str, where: tuple[str, ...]) -> list[str]:
+def _near(name: str, where: tuple[str, ...], cutoff: float) -> list[str]:
+    """At most four full ids whose names resemble `name`, the nearest first."""
     folded: dict[str, list[str]] = {}
     for suite in where:
         for known in names_of(suite):
             folded.setdefault(known.lower(), []).append(f"{suite}/{known}")
-    for cutoff in (0.6, 0.4):
-        near = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=cutoff)
-        if near:
-            break
+    near = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=cutoff)
     return [full_id for match in near for full_id in folded[match]][:4]
 
 
