@@ -24,6 +24,7 @@ HEADINGS = [
     "Policy step: a plain function",
     "Value fit: one damped Gauss–Newton step",
     "Environment: an action mask and a privileged critic",
+    "Environment: what it measures",
 ]
 
 
@@ -114,3 +115,15 @@ def test_the_corridor_is_walked_without_running_into_walls():
     assert ((cells > -1e-6) & (cells < 1 + 1e-6)).all()
     params = names["state"].value_params["params"]["body"]["Dense_0"]["kernel"]
     assert params.shape[0] == 3  # the critic sees the door
+
+
+def test_the_goal_is_reached_and_the_effort_is_measured():
+    names = _run(HEADINGS[8])
+    assert names["succeeded"].shape == (10,)
+    assert names["succeeded"][0] < 0.5 < 0.9 < names["succeeded"][-1]
+    np.testing.assert_array_equal(names["stats"].metrics_last["success"], np.ones(8))
+    terms = (names["stats"].metrics[f"reward/{term}"] for term in ("progress", "effort"))
+    total = sum(terms) * names["stats"].lengths
+    np.testing.assert_allclose(total, names["stats"].returns, rtol=1e-5)
+    assert names["effort"].shape == (8,)
+    assert (names["effort"] < 0).all()
