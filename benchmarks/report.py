@@ -7,16 +7,39 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+_TRAINING = ("trpo_jax/learner", "trpo_jax/policies", "trpo_jax/solver")
+PATHS = {
+    "claims": _TRAINING,
+    "compare_peers": _TRAINING,
+    "devices": ("trpo_jax/experiments/devices.py", *_TRAINING),
+    "doctor": ("trpo_jax/experiments/doctor", *_TRAINING),
+    "environments": ("trpo_jax/envs", "trpo_jax/experiments/conformance", "trpo_jax/learner"),
+    "gpu": _TRAINING,
+    "host": ("trpo_jax/envs", "trpo_jax/learner"),
+    "lanes": _TRAINING,
+    "learning": ("trpo_jax/envs", "trpo_jax/presets.py", *_TRAINING),
+    "memory": _TRAINING,
+    "precision": ("trpo_jax/solver",),
+    "preconditioner": ("trpo_jax/solver",),
+    "roofline": _TRAINING,
+    "runner": ("trpo_jax/experiments", "trpo_jax/learner"),
+    "speed": _TRAINING,
+    "sweep": ("trpo_jax/experiments", "trpo_jax/learner"),
+    "value_fit": ("trpo_jax/learner", "trpo_jax/policies"),
+}
+"""What of the library each benchmark measures; `fresh.py` says where it has changed since."""
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax", "brax", "mujoco-mjx")
 
 
 def provenance() -> list[str]:
-    """Command, date, versions and hardware, as lines of a Markdown list."""
+    """Command, commit, date, versions and hardware, as lines of a Markdown list."""
     import jax
 
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
@@ -24,10 +47,33 @@ def provenance() -> list[str]:
     devices = ", ".join(sorted({device.device_kind for device in jax.devices()}))
     return [
         f"- command: `{command}`",
+        source(),
         f"- date: {datetime.date.today().isoformat()}",
         f"- versions: Python {platform.python_version()}, {versions}",
         f"- hardware: {_processor()}, {os.cpu_count()} cores; JAX on {devices}",
     ]
+
+
+def source(commit: str | None = None, benchmark: str | None = None) -> str:
+    """The line that says what was measured: a commit, and the paths that the numbers depend on.
+
+    By default the commit that is checked out, with a + if one of these paths differs from it, and
+    the paths of the running benchmark.
+    """
+    paths = PATHS.get(benchmark or Path(sys.argv[0]).stem, ("trpo_jax",))
+    if commit is None:
+        commit = _git("rev-parse", "--short=12", "HEAD") or "unknown"
+        commit += "+" if _git("status", "--porcelain", "--", *paths) else ""
+    return f"- measured: commit {commit}, paths {' '.join(paths)}"
+
+
+def _git(*words: str) -> str:
+    """What git prints; "" where it fails or is not there."""
+    command = ["git", "-C", str(RESULTS.parents[1]), *words]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
