@@ -1,6 +1,10 @@
 """Craftax environments (craftax >= 1.6)."""
 
+import contextlib
 import copy
+import os
+import pickle
+import sys
 from typing import Any, Self
 
 import jax
@@ -13,6 +17,7 @@ from trpo_jax.envs.gymnax import merge_params
 from trpo_jax.spaces import Discrete
 
 _NEVER = np.iinfo(np.int32).max
+_PREPARE_ANEW = "CRAFTAX_RELOAD_TEXTURES"
 
 
 def list_ids() -> list[str]:
@@ -26,8 +31,24 @@ def make(
     name: str, env_params: Any = None, episode_length: int | None = None
 ) -> "CraftaxEnvironment":
     """An environment from its Craftax id."""
-    env = craftax_env.make_craftax_env_from_name(name, auto_reset=False)
-    return _limited(CraftaxEnvironment(env, env_params, name), episode_length)
+    return _limited(CraftaxEnvironment(_craftax_object(name), env_params, name), episode_length)
+
+
+def _craftax_object(name: str) -> Any:
+    """Craftax' environment. What it prints goes to stderr: on stdout commands write JSON.
+
+    The first environment of pixels prepares its pictures, which takes a minute, and keeps them in a
+    file. If an interrupted process left that file incomplete, it is written anew.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            return craftax_env.make_craftax_env_from_name(name, auto_reset=False)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            os.environ[_PREPARE_ANEW] = "1"
+        try:
+            return craftax_env.make_craftax_env_from_name(name, auto_reset=False)
+        finally:
+            del os.environ[_PREPARE_ANEW]
 
 
 def from_object(
