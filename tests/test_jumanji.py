@@ -86,7 +86,7 @@ def test_a_mask_over_joint_actions_makes_one_choice_of_all_combinations():
         return np.int32(4 * row + column), np.array([row, column], np.int32)
 
     def observe(o):
-        policy = {"board": o.board, "num_mines": o.num_mines, "step_count": o.step_count}
+        policy = {"board": o.board, "num_mines": o.num_mines, "step_count": o.step_count / 10}
         return Observation(policy, action_mask=o.action_mask.reshape(12))
 
     steps = follow(env, *sides(theirs, observe), choose, 40)
@@ -108,7 +108,7 @@ def test_masks_of_several_agents_stand_side_by_side_and_time_limits_terminate():
         policy = {
             "grid": o.grid,
             "agents_locations": o.agents_locations,
-            "step_count": o.step_count,
+            "step_count": o.step_count / 7,
         }
         return Observation(policy, action_mask=jnp.concatenate(list(o.action_mask)))
 
@@ -156,7 +156,8 @@ def test_whole_numbers_between_bounds_are_choices_as_many_as_the_mask_has():
 def test_where_nothing_is_left_to_choose_everything_is_allowed(name, allowed, mask):
     env = adapter.make(name)
     _, timestep = jax.eval_shape(env.unwrapped.reset, jax.random.key(0))
-    shown = timestep.observation._replace(action_mask=jnp.asarray(allowed))
+    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), timestep.observation)
+    shown = blank._replace(action_mask=jnp.asarray(allowed))
     np.testing.assert_array_equal(np.flatnonzero(env._observe(shown).action_mask), mask)
 
 
@@ -173,7 +174,7 @@ def test_an_end_with_a_discount_is_a_truncation():
         return action.astype(np.int32), action.astype(np.int32)
 
     def observe(o):
-        policy = {"agents_view": o.agents_view, "step_count": o.step_count}
+        policy = {"agents_view": o.agents_view, "step_count": o.step_count / 5}
         return Observation(policy, action_mask=o.action_mask.reshape(12))
 
     steps = follow(env, *sides(theirs, observe), choose, 20)
