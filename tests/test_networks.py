@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import trpo_jax
+from trpo_jax.policies.defaults import default_critic
 from trpo_jax.policies.networks import (
     MINATAR,
     NATURE,
@@ -118,6 +119,25 @@ def test_convolutions_are_those_of_jax(body):
         x = jnp.maximum(x + layer["bias"], 0)
         np.testing.assert_allclose(units[index], x, rtol=1e-4, atol=1e-5)
     assert len(units) == len(body.convolutions) + 1
+
+
+def test_numbers_beside_an_image_join_after_the_convolutions():
+    shapes = {"image": (5, 4, 2), "numbers": (3,)}
+    config = trpo_jax.TRPOConfig(network="cnn", activation="relu", hidden_sizes=(6,))
+    critic = default_critic(shapes, config)
+    rng = np.random.default_rng(0)
+    obs = {name: rng.normal(size=(7, *shape)).astype(np.float32) for name, shape in shapes.items()}
+    params = critic.init(jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], obs))
+    layers = params["params"]["body"]
+    alone = make_policy(Body((shapes["image"],), (), "relu", MINATAR), CategoricalHead(2))
+    its_params = alone.init(jax.random.key(0), obs["image"][0])
+    its_params["params"]["body"] = {"Dense_0": layers["Dense_0"]}
+    _, (features,) = alone.apply_with_units(its_params, obs["image"])
+    joined = np.concatenate([np.asarray(features).reshape(7, -1), obs["numbers"]], axis=1)
+    hidden = np.maximum(joined @ layers["Dense_1"]["kernel"] + layers["Dense_1"]["bias"], 0)
+    last = params["params"]["Dense_0"]
+    expected = hidden @ last["kernel"] + last["bias"]
+    np.testing.assert_allclose(critic.apply(params, obs), expected[:, 0], rtol=1e-4, atol=1e-5)
 
 
 class Brightness(trpo_jax.Environment):

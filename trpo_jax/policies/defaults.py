@@ -46,17 +46,17 @@ def _body(shapes: Any, hidden_sizes: tuple[int, ...], config: TRPOConfig) -> Bod
 
 def _convolutions(leaves: Shapes, shapes: Any, network: str) -> Convolutions:
     """The convolutions that a network has for observations of these shapes."""
-    is_image = len(leaves) == 1 and len(leaves[0]) == 3
-    if network == "mlp" or (network == "auto" and not is_image):
+    images = [leaf for leaf in leaves if len(leaf) == 3]
+    if network == "mlp" or (network == "auto" and (len(leaves) > 1 or not images)):
         return ()
-    if not is_image:
+    if len(images) != 1:
         raise ValueError(
-            f"network={network!r} needs observations [height, width, channels]; these have shape "
-            f"{shapes}; use network='mlp'"
+            f"network={network!r} needs observations [height, width, channels], or a tree with one "
+            f"such image; these have shape {shapes}; use network='mlp'"
         )
     convolutions = NATURE if network == "nature" else MINATAR
     smallest = smallest_image(convolutions)
-    if min(leaves[0][:2]) < smallest:
+    if min(images[0][:2]) < smallest:
         if network == "auto":
             return ()
         raise ValueError(

@@ -122,8 +122,8 @@ def _last_layer(num_outputs: int, gain: float) -> nn.Dense:
 class Body(nn.Module):
     """Hidden layers: observations with any leading axes to features [..., hidden_sizes[-1]].
 
-    One image may first go through convolutions. A tree of arrays is flattened into one vector;
-    uint8 is scaled to [0, 1].
+    If there are convolutions, the one image among the leaves goes through them first. A tree of
+    arrays is flattened into one vector; uint8 is scaled to [0, 1].
     Everything runs at the highest matrix precision, so that an update recomputes the probabilities
     of the rollout on every device.
     """
@@ -146,10 +146,10 @@ class Body(nn.Module):
             for leaf, shape in zip(leaves, self.obs_shapes, strict=True)
         ]
         for channels, side, stride in self.convolutions:
-            (image,) = parts
+            (image,) = (i for i, shape in enumerate(self.obs_shapes) if len(shape) == 3)
             conv = nn.Dense(channels, kernel_init=init, precision="highest")
-            parts = [activate(conv(_patches(image, side, stride)))]
-            self.sow("intermediates", "units", parts[0])
+            parts[image] = activate(conv(_patches(parts[image], side, stride)))
+            self.sow("intermediates", "units", parts[image])
         flat = [part.reshape(part.shape[0], -1) for part in parts]
         x = flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=-1)
         for size in self.hidden_sizes:
