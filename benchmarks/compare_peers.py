@@ -82,10 +82,10 @@ def measure(study: str, arguments: argparse.Namespace, peers: list[Peer]) -> Fou
 
 
 def stamp() -> Found:
-    """The command, the date and the load that the machine has."""
+    """The command with its commit, the date and the load that the machine has."""
     lines = report.provenance()
     return {
-        "command": next(line for line in lines if "command" in line),
+        "command": "\n".join(lines[:2]),
         "date": datetime.date.today().isoformat(),
         "hardware": next(line for line in lines if "hardware" in line),
         "load": os.getloadavg()[0],

@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 MINIATURES = [
     "devices --quick",
     "doctor --quick",
-    "environments --name Catch-bsuite",
+    "environments --quick --suite gymnax",
     "host learning --quick",
     "host rollout --quick",
     "lanes solve --quick",
