@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from playing import play
 from tensorboardX.proto.event_pb2 import Event
+from test_brax import Counter
 
 import trpo_jax
 from trpo_jax import Discrete, Environment, EnvStep, RunOptions, TRPOConfig
+from trpo_jax.envs.base import metric_names
 from trpo_jax.experiments import plots, topics
 from trpo_jax.experiments.run_directory import load_run
 from trpo_jax.experiments.states import make_agent
@@ -265,6 +268,25 @@ def test_without_metrics_everything_is_empty():
         *(".returns", ".lengths", ".discounted", ".num_begun", ".last_mean_return", ".any_ended")
     ]
     assert trpo_jax.EpisodeStats(jnp.ones(2), jnp.ones(2)).metrics == {}
+
+
+class Measuring(Counter):
+    """A brax environment with metrics, of which one is a vector."""
+
+    def reset(self, rng):
+        return super().reset(rng).replace(metrics={"half": jnp.zeros(()), "two": jnp.zeros(2)})
+
+    def step(self, state, action):
+        state = super().step(state, action)
+        return state.replace(metrics={**state.metrics, "half": state.pipeline_state / 2})
+
+
+def test_brax_reports_its_scalars():
+    env = trpo_jax.make_env(Measuring(), episode_length=4)
+    assert metric_names(env) == ("half",)
+    steps = play(env, [0.0], 4)
+    np.testing.assert_array_equal(steps.metrics["half"], [0.5, 1, 1.5, 2])
+    assert list(steps.metrics) == ["half"]
 
 
 class Reporting(Walk):
