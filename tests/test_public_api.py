@@ -15,8 +15,8 @@ CONTRACT = {
         entropy_coef value_learning_rate""",
     "TrainState": "policy_params value_params key",
     "UpdateMetrics": """kl accepted step_fraction num_backtracks entropy explained_variance
-        episode_return kl_per_dimension""",
-    "EpisodeStats": "returns lengths",
+        episode_return kl_per_dimension env_metrics env_metrics_last""",
+    "EpisodeStats": "returns lengths metrics metrics_last",
     "CGResult": "x residual_norms num_iters breakdown",
     "LineSearchResult": "params accepted step_fraction num_backtracks kl improvement",
     "Trajectory": """obs next_obs action log_prob distribution reward terminated truncated""",

@@ -34,7 +34,7 @@ class Agent(NamedTuple):
     act: Callable[..., jax.Array]
     """(state, key, obs [..., *obs_shape], deterministic=False) -> action for the environment."""
     evaluate: Callable[..., EpisodeStats]
-    """(state, key, num_episodes=128, deterministic=True, max_steps=None) -> returns, lengths."""
+    """(state, key, num_episodes=128, deterministic=True, max_steps=None) -> `EpisodeStats`."""
     rollout: Callable[[TrainState], tuple[TrainState, Trajectory]]
     """state -> (state, trajectory): the first half of `update`."""
     learn: Callable[..., tuple[TrainState, UpdateMetrics]]
