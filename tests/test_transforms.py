@@ -99,7 +99,7 @@ def test_an_action_is_repeated_until_the_episode_ends():
     steps = play(env, [0.0], 2)
     np.testing.assert_array_equal(steps.obs[:, 0], [3, 5])
     np.testing.assert_array_equal(steps.reward, [1 + 2 + 3, 4 + 5])
-    np.testing.assert_array_equal(steps.metrics["time"], [2, 4.5])
+    np.testing.assert_array_equal(steps.metrics["time"], [3, 5])
     np.testing.assert_array_equal(steps.terminated, [False, True])
     assert env.max_episode_steps is None
     cut = play(transformed(Ruler(limit=4), action_repeat=3), [0.0], 2)

@@ -165,24 +165,17 @@ class TransformedSimulators(Simulators):
         step = self._inner.step(actions, rows)
         if self._env.action_repeat == 1:
             return step
-        everyone = np.arange(self._number) if rows is None else rows
-        count, reward = np.ones(self._number), np.copy(step.reward)
-        metrics = {name: np.copy(value) for name, value in (step.metrics or {}).items()}
-        ended = step.terminated | step.truncated
+        going = np.arange(self._number) if rows is None else rows
+        kept = jax.tree.map(np.copy, step)
         for _ in range(self._env.action_repeat - 1):
-            alive = ~ended[everyone]
+            alive = ~(kept.terminated | kept.truncated)[going]
             if not alive.any():
                 break
-            going = everyone[alive]
-            step = self._inner.step(actions[alive], going)
-            reward[going] += step.reward[going]
-            for name, value in (step.metrics or {}).items():
-                metrics[name][going] += value[going]
-            count[going] += 1
-            ended[going] = step.terminated[going] | step.truncated[going]
-            actions, everyone = actions[alive], going
-        means = {name: (value / count).astype(np.float32) for name, value in metrics.items()}
-        return step._replace(reward=reward, metrics=means)
+            actions, going = actions[alive], going[alive]
+            so_far = kept.reward
+            kept = _with_rows(kept, self._inner.step(actions, going), going)
+            kept.reward[going] += so_far[going]
+        return kept
 
 
 def _with_rows(old: Any, new: Any, rows: Any) -> Any:

@@ -276,7 +276,7 @@ class Transformed(Wrapper):
 class Repeated(Wrapper):
     """A JAX environment in which an action lasts for `times` steps, or until the episode ends.
 
-    Rewards are summed and metrics averaged over the steps that were taken.
+    Rewards are summed over the steps that were taken; metrics are those of the last one.
     """
 
     def __init__(self, env: Environment, times: int):
@@ -308,13 +308,8 @@ class Repeated(Wrapper):
         num_taken = jnp.sum(taken)
         last = jax.tree.map(lambda leaf: leaf[num_taken - 1], steps)
 
-        def total(leaf: jax.Array) -> jax.Array:
-            return jnp.sum(jnp.where(taken, leaf, 0))
-
-        last = last._replace(reward=total(steps.reward))
-        if getattr(steps, "metrics", None):
-            metrics = jax.tree.map(lambda leaf: total(leaf) / num_taken, steps.metrics)
-            last = last._replace(metrics=metrics)
+        rewards = jnp.where(taken, steps.reward, 0)
+        last = last._replace(reward=jnp.sum(rewards))
         return state, last
 
     def inner_state(self, state: EnvState) -> EnvState:
