@@ -229,6 +229,7 @@ def test_a_finished_run_goes_on_with_more_steps_only(run, capsys):
 )
 def test_bad_input_about_runs_is_one_line_too(arguments, words, run, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     assert main([str(run[0]) if word == "RUN" else word for word in arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -19,7 +19,7 @@ CHEAPEST = {
     "envpool": "CartPole-v1",
     "craftax": "Craftax-Classic-Symbolic-v1",
     "jumanji": "Maze-v0",
-    "navix": "Navix-Empty-5x5-v0",
+    "navix": "Navix-Empty-Random-5x5-v0",
     "xminigrid": "MiniGrid-Empty-5x5",
     "pgx": "minatar-breakout",
 }

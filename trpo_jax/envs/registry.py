@@ -209,10 +209,9 @@ def _from_function(
         kwargs = dict(kwargs)
         reported["metrics"] = kwargs.pop("metrics")  # the names of entries in Gymnasium's info
     try:
-        inspect.signature(function).bind(**kwargs, **own)
+        made = function(**kwargs, **own)
     except TypeError as error:
-        raise ValueError(f"{label} does not take {kwargs | own}: {error}") from None
-    made = function(**kwargs, **own)
+        raise ValueError(f"{label} does not take {kwargs | own}: {error}") from error
     if isinstance(made, Environment):
         return _changed(made, rest)
     suite = None if isinstance(made, str) else suites.suite_of(made)
