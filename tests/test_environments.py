@@ -62,7 +62,7 @@ def test_mnist_is_refused_with_its_reason(env_id):
     ("wrong", "right"),
     [
         ("cartpole-v1", "CartPole-v1"),
-        ("Pendulum-v0", "Pendulum-v1"),
+        ("Pendulum-v7", "Pendulum-v1"),
         ("gymnax/CartPol-v1", "CartPole-v1"),
         ("brax/hoper", "hopper"),
         ("half_cheetah", "halfcheetah"),
