@@ -311,6 +311,18 @@ def test_weights_and_biases_gets_one_step_an_update(tmp_path, monkeypatch):
     assert settings["config"] == {"max_kl": 0.01, "seed": 3}
 
 
+def test_weights_and_biases_without_a_login_is_one_line(tmp_path, monkeypatch):
+    class Error(Exception):
+        pass
+
+    def init(**keywords):
+        raise Error("no API key configured")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Error=Error))
+    with pytest.raises(ValueError, match="wandb='project' cannot be used: no API key configured"):
+        WeightsAndBiases("project", tmp_path / "run", [3], {})
+
+
 def test_a_summary_counts_runs_if_there_are_several():
     returns = np.array([[0.0, 2.0], [10.0, 10.0], [4.0, 6.0], [5.0, 5.0]])
     summary = summarize(EpisodeStats(returns, np.full((4, 2), 7)))

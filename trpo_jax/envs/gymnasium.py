@@ -12,7 +12,7 @@ import numpy as np
 from trpo_jax.envs import gymnasium_spaces
 from trpo_jax.envs.base import EnvStep
 from trpo_jax.envs.host import EnvironmentFailed, HostEnvironment, Simulators
-from trpo_jax.spaces import Discrete, MultiDiscrete, Observation, mask_size, shapes_of
+from trpo_jax.spaces import Box, Discrete, MultiDiscrete, Observation, mask_size, shapes_of
 
 _MASK = "action_mask"
 
@@ -81,6 +81,9 @@ class GymnasiumEnvironment(HostEnvironment):
             _, info = probe.reset(seed=0)
         finally:
             probe.close()
+        if self.encode is None and isinstance(probe.observation_space, gymnasium.spaces.Box):
+            announced = probe.observation_space
+            self.observation_space = Box(announced.low, announced.high, announced.shape)
         self._render_modes = probe.metadata.get("render_modes", ())
         self.masked = _MASK in info and isinstance(self.action_space, Discrete | MultiDiscrete)
         self.obs_shape = shapes_of(spec)

@@ -151,18 +151,21 @@ class WeightsAndBiases:
                 f"wandb={project!r} needs the package wandb: pip install 'trpo-jax[wandb]'"
             ) from None
         name = path.resolve().name
-        self._runs = {
-            seed: wandb.init(
-                project=project,
-                dir=str(path),
-                group=name,
-                id=f"{name}-{seed}",
-                resume="allow",
-                config={**settings, "seed": seed},
-                reinit="create_new",
-            )
-            for seed in seeds
-        }
+        try:
+            self._runs = {
+                seed: wandb.init(
+                    project=project,
+                    dir=str(path),
+                    group=name,
+                    id=f"{name}-{seed}",
+                    resume="allow",
+                    config={**settings, "seed": seed},
+                    reinit="create_new",
+                )
+                for seed in seeds
+            }
+        except wandb.Error as error:
+            raise ValueError(f"wandb={project!r} cannot be used: {error}") from None
 
     def write(self, records: Sequence[Record]) -> None:
         """Log one step per update."""
