@@ -24,6 +24,7 @@ from trpo_jax.learner.bookkeeping import begin_again, begin_episodes, count_step
 from trpo_jax.learner.normalization import RunningStatistics, init_tree_statistics
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.rollout import transitions
+from trpo_jax.learner.small_draws import for_small_draws
 from trpo_jax.learner.types import ActorState, TrainState, Trajectory
 from trpo_jax.spaces import policy_view
 
@@ -216,7 +217,7 @@ def acting_program(parts: Parts, deterministic: bool) -> Callable[..., Any]:
     """
 
     def act(state: ActingState, keys: jax.Array, t: jax.Array, obs: Any) -> Any:
-        chosen: Decision = decide(parts, state, keys[t], obs, deterministic)
+        chosen: Decision = decide(parts, state, for_small_draws(keys[t]), obs, deterministic)
         log_prob = chosen.distribution.log_prob(chosen.action)
         return chosen.env_action, chosen.action, log_prob
 
