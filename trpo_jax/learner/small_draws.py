@@ -59,7 +59,7 @@ def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.stack(_counted(key, shape), axis=-1)
 
 
-def _fold_in(key: jax.Array, data: jax.Array) -> jax.Array:
+def _fold_in(key: jax.Array, data: int) -> jax.Array:
     counter = jnp.zeros((), jnp.uint32), jnp.asarray(data).astype(jnp.uint32)
     return jnp.stack(threefry2x32((key[0], key[1]), counter))
 
