@@ -116,3 +116,25 @@ class Hurt(Counting):
             else:
                 obs = obs * np.nan
         return obs, reward, terminated, truncated, info
+
+
+class Odd(Counting):
+    """Counting, with another observation, reward, action space or mask, as given."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as Gymnasium has it
+
+    def __init__(self, obs=None, reward=None, action_space=None, mask=None):
+        super().__init__()
+        self.odd, self.reward, self.mask = obs, reward, mask
+        self.action_space = self.action_space if action_space is None else action_space
+
+    def reset(self, *, seed=None, options=None):
+        obs, _ = super().reset(seed=seed)
+        return obs, {} if self.mask is None else {"action_mask": self.mask}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        obs, reward, terminated, truncated, _ = super().step(action)
+        info = {} if self.mask is None else {"action_mask": self.mask}
+        obs = obs if self.odd is None else self.odd
+        return obs, reward if self.reward is None else self.reward, terminated, truncated, info

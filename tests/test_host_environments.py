@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from counting import LENGTH, Counting, Hurt, Masked, Rich
+from counting import LENGTH, Counting, Hurt, Masked, Odd, Rich
 from gymnasium import spaces
 from PIL import Image
 
@@ -403,6 +403,74 @@ def test_bad_objects_and_ids():
         simulators.step(np.zeros((2, 5), np.int32))
     with pytest.raises(ValueError, match="randomize"):
         make_env("gymnasium/CartPole-v1", randomize=lambda key, params: params)
+
+
+def stepped(env, actions=None):
+    """Two simulators after a step."""
+    simulators = env.simulators(np.arange(2))
+    simulators.reset()
+    return simulators.step(np.zeros(2, np.int32) if actions is None else actions)
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        (
+            {"obs": np.zeros(1)},
+            r"observation of shape \(1,\); its observation_space announces \(3,",
+        ),
+        ({"obs": np.zeros(3, complex)}, "observation of complex128"),
+        ({"reward": np.zeros(2)}, r"returned reward=array\(\[0., 0.\]\); it must be one number"),
+    ],
+)
+def test_what_differs_from_its_space_is_refused(odd, message):
+    with pytest.raises(EnvironmentFailed, match=message):
+        stepped(make_env(lambda: Odd(**odd)))
+
+
+def test_what_is_only_a_little_odd_is_taken():
+    assert stepped(make_env(lambda: Odd(reward=np.array([2])))).reward.tolist() == [2, 2]
+    tight = spaces.Box(-0.1, 0.1, (1,), np.float64)  # float32(0.1) lies outside
+    env = make_env(lambda: Odd(action_space=tight))
+    stepped(env, env.action_space.from_policy(jnp.full((2, 1), 9.0), "clip"))
+    several = spaces.MultiDiscrete([2, 3])
+    mask = (np.array([1, 0], np.int8), np.array([0, 1, 1], np.int8))
+    env = make_env(lambda: Odd(action_space=several, mask=mask))
+    np.testing.assert_array_equal(
+        stepped(env, np.zeros((2, 2), np.int32)).obs.action_mask, [[1, 0, 0, 1, 1]] * 2
+    )
+
+
+def test_one_object_is_not_several():
+    one = Counting()
+    with pytest.raises(EnvironmentFailed, match="returned the same object twice"):
+        make_env(lambda: one).simulators(np.arange(2))
+
+
+def test_a_function_without_render_mode_gets_a_plot(tmp_path, counting):
+    agent = make_trpo(make_env(lambda: Odd()), CONFIG)
+    file = render.render(agent.parts.env, agent, agent.init(KEY), tmp_path / "x", key=KEY)
+    assert file.suffix == ".png"
+
+
+class _OldStyle(Counting):
+    def reset(self):
+        return np.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: make_env(_OldStyle), r"reset of _OldStyle raised TypeError.*must take seed="),
+        (lambda: make_env("gymnasium/FrozenLake-v1", map_name="9x9"), "map_name.*KeyError"),
+        (lambda: make_env("gymnasium/CartPole-v1", metrics=3), "metrics=3 must be names"),
+        (lambda: make_env("envpool/CartPole-v1", batch_size=1), "batch_size=1 of CartPole-v1"),
+        (lambda: make_env("envpool/CartPole-v1", num_envs=4), "num_envs=4 of CartPole-v1"),
+    ],
+)
+def test_bad_keywords_and_resets(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_an_object_is_the_recipe_for_several():

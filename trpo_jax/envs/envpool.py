@@ -18,13 +18,19 @@ def list_ids() -> list[str]:
 
 
 def make(
-    name: str, *, episode_length: int | None = None, metrics: Any = (), **kwargs
+    name: str, /, *, episode_length: int | None = None, metrics: Any = (), **kwargs
 ) -> "EnvPoolEnvironment":
     """An environment from its EnvPool id; `kwargs`, such as `num_threads`, go to `envpool.make`.
 
     `episode_length` replaces the id's own time limit. `metrics` names entries of `info` that are
     reported.
     """
+    for own in ("num_envs", "seed", "env_type", "batch_size"):
+        if own in kwargs:
+            raise ValueError(
+                f"{own}={kwargs[own]!r} of {name} is set by trpo_jax: by num_envs of TRPOConfig, "
+                "the key, and the number of simulators; leave it out"
+            )
     if episode_length is not None:
         kwargs["max_episode_steps"] = int(episode_length)
     return EnvPoolEnvironment(name, metrics, kwargs)

@@ -23,19 +23,17 @@ def list_ids() -> list[str]:
 
 
 def make(
-    name: str, *, episode_length: int | None = None, metrics: Sequence[str] = (), **kwargs
+    name: str, /, *, episode_length: int | None = None, metrics: Sequence[str] = (), **kwargs
 ) -> "GymnasiumEnvironment":
     """An environment from its Gymnasium id; `kwargs` go to `gymnasium.make`.
 
     `episode_length` replaces the id's own time limit. `metrics` names entries of `info` that are
     reported.
     """
-    limit = {} if episode_length is None else {"max_episode_steps": int(episode_length)}
-    return GymnasiumEnvironment(
-        functools.partial(_make_one, name, disable_env_checker=True, **limit, **kwargs),
-        name,
-        metrics,
-    )
+    if episode_length is not None:
+        kwargs["max_episode_steps"] = int(episode_length)
+    keywords = {"disable_env_checker": True, **kwargs}
+    return GymnasiumEnvironment(functools.partial(_make_one, name, **keywords), name, metrics)
 
 
 def from_object(env: gymnasium.Env, *, metrics: Sequence[str] = ()) -> "GymnasiumEnvironment":
@@ -74,11 +72,15 @@ class GymnasiumEnvironment(HostEnvironment):
         _refuse_vectorised(probe)
         self.make_one = make_one
         self.name = name or (probe.spec.id if probe.spec else type(probe.unwrapped).__name__)
-        self.metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+        self.metrics = _names(metrics)
         try:
-            spec, self.encode = gymnasium_spaces.observations(probe.observation_space, self.name)
-            self.action_space, self.decode = gymnasium_spaces.actions(probe.action_space, self.name)
-            _, info = probe.reset(seed=0)
+            spec, self.encode = gymnasium_spaces.observations(
+                _space(probe, "observation_space", self.name), self.name
+            )
+            self.action_space, self.decode = gymnasium_spaces.actions(
+                _space(probe, "action_space", self.name), self.name
+            )
+            info = _tried_reset(probe, self.name)
         finally:
             probe.close()
         if self.encode is None and isinstance(probe.observation_space, gymnasium.spaces.Box):
@@ -98,6 +100,10 @@ class GymnasiumEnvironment(HostEnvironment):
             return None
         other = copy.copy(self)
         other.make_one = functools.partial(self.make_one, render_mode="rgb_array")
+        try:
+            other.make_one().close()
+        except TypeError:  # a function that does not take it
+            return None
         return other
 
     def simulators(self, seeds: np.ndarray) -> Simulators:
@@ -114,6 +120,12 @@ class GymnasiumSimulators(Simulators):
 
     def __init__(self, env: GymnasiumEnvironment, seeds: np.ndarray):
         self.envs = [env.make_one() for _ in seeds]
+        if len({id(made.unwrapped) for made in self.envs}) < len(self.envs):
+            raise EnvironmentFailed(
+                f"the function that makes {env.name} returned the same object twice; it must make "
+                "a new environment at each call"
+            )
+        self._accepted: set[tuple[Any, Any]] = set()
         self._env, self._seeds = env, [int(seed) for seed in seeds]
         count = len(self.envs)
         self._obs = jax.tree.map(
@@ -142,7 +154,7 @@ class GymnasiumSimulators(Simulators):
         chosen = range(len(self.envs)) if rows is None else rows
         for action, row in zip(actions, chosen, strict=True):
             obs, reward, terminated, truncated, info = self.envs[row].step(decode(action))
-            kept.reward[row] = reward
+            kept.reward[row] = self._number(reward)
             kept.terminated[row] = terminated
             kept.truncated[row] = truncated
             self._store(row, obs, info)
@@ -167,13 +179,43 @@ class GymnasiumSimulators(Simulators):
 
     def _store(self, row: int, obs: Any, info: dict[str, Any]) -> None:
         if self._simple is not None:
-            self._simple[row] = obs
+            self._put(self._simple, row, obs)
         else:
             encoded = self._env.encode(obs)  # type: ignore[misc]
             for buffer, leaf in zip(self._leaves, jax.tree.leaves(encoded), strict=True):
-                buffer[row] = leaf
+                self._put(buffer, row, leaf)
         if self._env.masked:
-            self._obs.action_mask[row] = np.ravel(info[_MASK]).astype(bool)
+            self._obs.action_mask[row] = gymnasium_spaces.flat_mask(
+                info[_MASK], self.envs[row].action_space
+            )
+
+    def _put(self, buffer: np.ndarray, row: int, value: Any) -> None:
+        """Write an observation, unless its shape or type is not the one announced."""
+        value = np.asarray(value)
+        if value.shape != buffer.shape[1:]:
+            raise EnvironmentFailed(
+                f"{self._env.name} returned an observation of shape {value.shape}; its "
+                f"observation_space announces {buffer.shape[1:]}"
+            )
+        types = value.dtype, buffer.dtype
+        if types not in self._accepted:
+            if not np.can_cast(*types, "same_kind"):
+                raise EnvironmentFailed(
+                    f"{self._env.name} returned an observation of {value.dtype}; its "
+                    f"observation_space announces {buffer.dtype}"
+                )
+            self._accepted.add(types)
+        buffer[row] = value
+
+    def _number(self, reward: Any) -> float:
+        if isinstance(reward, float):
+            return reward
+        values = np.ravel(reward)
+        if values.size != 1 or values.dtype.kind not in "fiub":
+            raise EnvironmentFailed(
+                f"{self._env.name} returned reward={reward!r}; it must be one number"
+            )
+        return float(values[0])
 
     def _metric(self, name: str, info: dict[str, Any]) -> float:
         if name not in info:
@@ -184,7 +226,7 @@ class GymnasiumSimulators(Simulators):
         return info[name]
 
 
-def _make_one(name: str, **kwargs: Any) -> gymnasium.Env:
+def _make_one(name: str, /, **kwargs: Any) -> gymnasium.Env:
     try:
         return gymnasium.make(name, **kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
@@ -193,6 +235,38 @@ def _make_one(name: str, **kwargs: Any) -> gymnasium.Env:
         raise ValueError(f"environment {name!r} cannot be made: {error}") from None
     except TypeError as error:
         raise ValueError(f"environment {name!r} does not take {kwargs}: {error}") from None
+    except Exception as error:
+        raise ValueError(
+            f"environment {name!r} cannot be made with {kwargs}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _space(env: gymnasium.Env, which: str, name: str) -> gymnasium.Space:
+    space = getattr(env, which, None)
+    if space is None:
+        raise ValueError(f"{name} has no {which}; Gymnasium's environments must have one")
+    return space
+
+
+def _tried_reset(env: gymnasium.Env, name: str) -> dict[str, Any]:
+    """The `info` of a reset."""
+    try:
+        returned = env.reset(seed=0)
+    except Exception as error:
+        raise ValueError(
+            f"reset of {name} raised {type(error).__name__}: {error}; it must take seed= and "
+            "return (obs, info)"
+        ) from error
+    if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)):
+        raise ValueError(f"reset of {name} returned {returned!r}; it must return (obs, info)")
+    return returned[1]
+
+
+def _names(metrics: Any) -> tuple[str, ...]:
+    listed = (metrics,) if isinstance(metrics, str) else metrics
+    if not isinstance(listed, tuple | list) or not all(isinstance(x, str) for x in listed):
+        raise ValueError(f"metrics={metrics!r} must be names of entries of info, such as ('x',)")
+    return tuple(listed)
 
 
 def _refuse_vectorised(env: Any) -> None:

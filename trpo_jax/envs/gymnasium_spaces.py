@@ -71,7 +71,8 @@ def actions(space: gymnasium.Space, name: str) -> tuple[ActionSpace, Encode]:
         shape = space.shape
 
         def box_action(action: np.ndarray) -> np.ndarray:
-            return np.reshape(action, shape).astype(space.dtype)
+            exact = np.reshape(action, shape).astype(space.dtype)
+            return np.clip(exact, space.low, space.high)  # a float32 bound may lie outside
 
         return Box(space.low, space.high, shape), box_action
     if isinstance(space, spaces.Discrete):
@@ -80,6 +81,17 @@ def actions(space: gymnasium.Space, name: str) -> tuple[ActionSpace, Encode]:
     parts = list(_discrete_parts(space, name))
     sizes = tuple(size for part_sizes, _ in parts for size in part_sizes)
     return MultiDiscrete(sizes), lambda action: _rebuild(space, list(action))
+
+
+def flat_mask(mask: Any, space: gymnasium.Space) -> np.ndarray:
+    """A mask in Gymnasium's form, nested like the action space, as one vector of bools."""
+    if isinstance(space, spaces.Dict) and isinstance(mask, dict):
+        return np.concatenate([flat_mask(mask[key], part) for key, part in space.spaces.items()])
+    if isinstance(space, spaces.Tuple) and isinstance(mask, tuple | list):
+        return np.concatenate([flat_mask(*pair) for pair in zip(mask, space.spaces, strict=True)])
+    if isinstance(mask, tuple | list):
+        return np.concatenate([np.ravel(part) for part in mask]).astype(bool)
+    return np.ravel(mask).astype(bool)
 
 
 def _discrete_parts(space: gymnasium.Space, name: str) -> Any:

@@ -17,7 +17,7 @@ from trpo_jax.envs.transforms import innermost, innermost_state
 from trpo_jax.experiments import mujoco_pictures
 from trpo_jax.experiments.plots import COLORS
 from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS
-from trpo_jax.learner.host_rollout import draw_seeds
+from trpo_jax.learner.host_rollout import draw_seeds, naming
 from trpo_jax.learner.trpo import Agent
 from trpo_jax.learner.types import TrainState
 from trpo_jax.spaces import Box, policy_part
@@ -240,7 +240,7 @@ def play_on_host(
     seed_key, loop_key = jax.random.split(key)
     seeds = np.asarray(draw_seeds(seed_key, 1)).astype(np.int64)
     rows, ending = [], "cut"
-    with contextlib.closing(env.simulators(seeds)) as simulators:
+    with naming(env, "render"), contextlib.closing(env.simulators(seeds)) as simulators:
         obs = simulators.reset()
         for step_key in jax.random.split(loop_key, limit):
             seen = np.asarray(_vector(obs))

@@ -13,7 +13,9 @@ from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS, EpisodeStats
 from trpo_jax.learner.host_rollout import (
     ActingState,
     acting_program,
+    all_finite,
     draw_seeds,
+    finite_rows,
     naming,
 )
 from trpo_jax.learner.parts import Parts
@@ -86,13 +88,18 @@ class HostEvaluation:
                 if len(shape) == 2:
                     keys = jnp.broadcast_to(keys, (shape[0], _KEYS))
             batch = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), obs)
-            env_action, _, _ = self._act[deterministic](acting, keys, np.int32(t % _KEYS), batch)
+            env_action, _, _ = self._act[bool(deterministic)](
+                acting, keys, np.int32(t % _KEYS), batch
+            )
             actions = np.asarray(env_action).reshape(sims, *env_action.shape[len(shape) :])
             step = simulators.step(actions[rows], None if rows.size == sims else rows)
             lengths = tally.count(step, rows, played[rows])
             ended = np.zeros(sims, bool)
             ended[rows] = step.terminated[rows] | step.truncated[rows]
             ended[rows] |= lengths >= limit
+            if not all_finite(step.reward[rows], step.obs):  # a simulation that blew up is cut
+                blown = ~(np.isfinite(step.reward) & finite_rows(step.obs, (sims,)))
+                ended[rows] |= blown[rows]
             obs, t = step.obs, t + 1
             if ended.any():
                 played[ended] += 1

@@ -28,7 +28,8 @@ from trpo_jax.learner.small_draws import for_small_draws
 from trpo_jax.learner.types import ActorState, TrainState, Trajectory
 from trpo_jax.spaces import policy_view
 
-_KEPT = 8
+_KEPT = 32
+"""Runs whose simulators are kept, per agent."""
 _WORDS = 4
 
 
@@ -123,8 +124,8 @@ class HostRollouts:
             _write(rest, t, row)
             after = rest[2]
             ended = after.terminated[t] | after.truncated[t]
-            if not _all_finite(after.reward[t], step.obs):
-                finite = np.isfinite(after.reward[t]) & _finite_rows(step.obs, lead)
+            if not all_finite(after.reward[t], step.obs):
+                finite = np.isfinite(after.reward[t]) & finite_rows(step.obs, lead)
                 after.truncated[t] |= ~finite
                 ended |= ~finite
             fresh = simulators.restart(ended.reshape(-1)) if ended.any() else step.obs
@@ -291,7 +292,7 @@ def _unmerged(tree: Any, lead: tuple[int, ...]) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), tree)
 
 
-def _all_finite(reward: np.ndarray, obs: Any) -> bool:
+def all_finite(reward: np.ndarray, obs: Any) -> bool:
     """A quick test; false alarms are settled row by row."""
     total = reward.sum() + sum(
         leaf.sum() for leaf in jax.tree.leaves(obs) if leaf.dtype.kind == "f"
@@ -299,7 +300,8 @@ def _all_finite(reward: np.ndarray, obs: Any) -> bool:
     return bool(np.isfinite(total))
 
 
-def _finite_rows(obs: Any, lead: tuple[int, ...]) -> np.ndarray:
+def finite_rows(obs: Any, lead: tuple[int, ...]) -> np.ndarray:
+    """bool [*lead]: whether all numbers of an observation are finite; leaves [M, ...]."""
     checks = [
         np.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1)
         for leaf in jax.tree.leaves(obs)
