@@ -16,6 +16,10 @@ _FORMAT = 2
 """Increased whenever earlier states can no longer be read."""
 
 
+class OfAnotherKind(ValueError):
+    """A checkpoint is whole, but not one of this agent or this version of trpo_jax."""
+
+
 class Checkpoints:
     """The states of one run in a directory, each named by the number of updates done.
 
@@ -73,7 +77,8 @@ class Checkpoints:
     def restore(self, update: int, like: Any) -> Any:
         """Read a state; `like` has its structure, shapes and types.
 
-        Raises `ValueError` if it is damaged, or belongs to another kind of agent.
+        Raises `ValueError` if it is damaged, and `OfAnotherKind` if this agent or this version
+        cannot have written it.
         """
         import orbax.checkpoint as ocp
 
@@ -82,11 +87,12 @@ class Checkpoints:
         _require_content(path)
         meta = self._read(update, "meta", ocp.args.JsonRestore())
         if meta.get("format") != _FORMAT:
-            raise ValueError(
+            raise OfAnotherKind(
                 f"checkpoint={path} has format {meta.get('format')}, and this version of trpo_jax "
                 f"reads {_FORMAT}; continue with the version that wrote it, named in config.json, "
                 "or train anew with the settings in it"
             )
+        _require_same_kind(path, template)
         stored = self._read(update, "state", ocp.args.StandardRestore(_as_numpy(template)))
         if _digest(stored) != meta.get("digest") or not _same_kind(stored, template):
             raise ValueError(f"checkpoint={path} is damaged: its content is not what was written")
@@ -95,12 +101,16 @@ class Checkpoints:
     def restore_newest(self, like: Any, warn: Callable[[str], None]) -> tuple[int, Any] | None:
         """The newest readable state, with its number of updates; None if there are no states.
 
-        Damaged ones are reported to `warn` and set aside. Raises `ValueError` if all are damaged.
+        Damaged ones are reported to `warn` and set aside. Raises `ValueError` if all are damaged,
+        and `OfAnotherKind` at the first that is, which stays.
         """
         updates = self.updates()
         for update in reversed(updates):
             try:
                 return update, self.restore(update, like)
+            except OfAnotherKind:
+                self.close()
+                raise
             except ValueError as error:
                 problem = error
             if update != updates[0]:
@@ -200,6 +210,38 @@ def _require_content(path: Path) -> None:
     for file in (*(path / "meta").rglob("*"), *(path / "state").rglob("*")):
         if file.is_file() and not file.stat().st_size:
             raise ValueError(f"checkpoint={path} is damaged: {file.relative_to(path)} is empty")
+
+
+def _require_same_kind(path: Path, template: Any) -> None:
+    """Raise `OfAnotherKind` if the state on disk has other leaves or shapes than a template.
+
+    If these cannot be read, reading the whole state says why.
+    """
+    import orbax.checkpoint as ocp
+
+    try:
+        with quiet():
+            metadata: Any = ocp.StandardCheckpointHandler().metadata(path / "state")
+        stored = _shapes(getattr(metadata, "tree", metadata))
+    except Exception:  # orbax and tensorstore raise many types
+        return
+    wanted = _shapes(ocp.tree.serialize_tree(template, keep_empty_nodes=True))
+    for name in sorted(stored.keys() | wanted.keys()):
+        there, here = (shapes.get(name, "missing") for shapes in (stored, wanted))
+        if there != here:
+            raise OfAnotherKind(
+                f"checkpoint={path} is of another agent: {name} is {there} there and {here} in "
+                "this one; pass the same env=, policy= and other parts as the run was trained with"
+            )
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    """The shapes of the leaves by name, such as policy_params.params.bias."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{tuple(leaf.shape)}"
+        for path, leaf in leaves
+    }
 
 
 def _digest(stored: Any) -> str:
