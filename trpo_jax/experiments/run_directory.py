@@ -46,7 +46,7 @@ _README = """\
     trpo-jax plot {path}            draw the plots again
     trpo-jax doctor {path}          say what went wrong, if anything
     trpo-jax render {path}          watch an episode
-    trpo-jax train --resume {path}  continue, bit for bit
+    trpo-jax train --resume {path}  continue, {how}
 """
 
 
@@ -107,11 +107,20 @@ def make_run(
 
 
 def write_run(
-    path: Path, spec: RunSpec, total_steps: int, options: RunOptions = _DEFAULT_OPTIONS
+    path: Path,
+    spec: RunSpec,
+    total_steps: int,
+    options: RunOptions = _DEFAULT_OPTIONS,
+    *,
+    on_host: bool = False,
 ) -> Run:
-    """The same, and write its config.json and README."""
+    """The same, and write its config.json and README.
+
+    `on_host` says that the environments step on the host: a checkpoint does not hold them.
+    """
+    how = "with new episodes: checkpoints do not hold the simulators" if on_host else "bit for bit"
     write_specification(path / CONFIG, spec, total_steps=total_steps, options=options._asdict())
-    write_text(path / "README.md", _README.format(path=path))
+    write_text(path / "README.md", _README.format(path=path, how=how))
     return make_run(path, spec, total_steps, options)
 
 

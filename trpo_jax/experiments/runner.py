@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +80,7 @@ def carry_out(
         except Exception as error:
             explained = devices.explained(error, session.done)
             session.record_failure(explained)
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and error.strerror:  # without: not of the file system
                 raise ValueError(f"run={run.path} cannot be written: {error.strerror}") from None
             if explained is not error:
                 raise explained from None
@@ -130,7 +130,9 @@ class _Session:
                 soft_wrap=True,
             )
         if is_first:  # only now: if the state cannot be read, the directory stays as it was
-            layout.write_run(run.path, run.spec, run.total_steps, run.options)
+            layout.write_run(
+                run.path, run.spec, run.total_steps, run.options, on_host=is_on_host(self.agent)
+            )
         self._begun = True
         self.evaluations = Evaluations(run, self.agent, self.done, self.devices)
         self._files.callback(self.evaluations.close)
@@ -151,10 +153,9 @@ class _Session:
             self.evaluations.compile(self.state, self.eval_every)
             self._saved_at = time.monotonic()
             unlogged: tuple[UpdateMetrics, int] | None = None
-            advance = self._keeping_what_is_done(advance, lambda: unlogged)
             while self.done < self.total and not self._interrupted_by(received_signal()):
                 count = int(self.devices.agree(pace.chunk(self._next_visit() - self.done))[0])
-                with pace.timing(count):
+                with pace.timing(count), self._keeping_what_is_done(unlogged):
                     state, history = advance(self.state, hparams, jnp.int32(count))
                     self._log(unlogged)
                     history = first_updates(jax.device_get(history), count)
@@ -169,18 +170,17 @@ class _Session:
             self._log(unlogged)
         self._checkpoint()
 
-    def _keeping_what_is_done(self, advance: Any, unlogged: Callable[[], Any]) -> Any:
-        """`advance`, with logs and a checkpoint if a simulator on the host fails in it."""
-
-        def guarded(*arguments: Any) -> Any:
-            try:
-                return advance(*arguments)
-            except EnvironmentFailed:
-                self._log(unlogged())
-                self._checkpoint()
-                raise
-
-        return guarded
+    @contextlib.contextmanager
+    def _keeping_what_is_done(
+        self, unlogged: tuple[UpdateMetrics, int] | None = None
+    ) -> Iterator[None]:
+        """Write the logs and a checkpoint if a simulator on the host fails."""
+        try:
+            yield
+        except EnvironmentFailed:
+            self._log(unlogged)
+            self._checkpoint()
+            raise
 
     def finish(self) -> Outcome:
         """Evaluate, if all updates are done."""
@@ -239,7 +239,8 @@ class _Session:
 
     def _visit(self) -> None:
         if self._evaluation_is_due():
-            self.evaluations.evaluate(self.state, self.done)
+            with self._keeping_what_is_done():
+                self.evaluations.evaluate(self.state, self.done)
         if self._checkpoint_is_due():
             self._checkpoint()
 

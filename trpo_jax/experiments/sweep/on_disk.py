@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from trpo_jax.envs import make_env
+from trpo_jax.envs import Environment, make_env
+from trpo_jax.envs.host import HostEnvironment
 from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments.checkpoints import Checkpoints
 from trpo_jax.experiments.devices import Devices
@@ -67,15 +68,16 @@ def run_sweep(
     is repeated.
     """
     with locked(path):
-        result = _train_all(path, spec, console, devices)
-        write_best(path / layout.BEST, spec, result)
+        env = make_env(spec.env_id, **spec.env_kwargs)
+        result = _train_all(path, spec, env, console, devices)
+        write_best(path / layout.BEST, spec, result, on_host=isinstance(env, HostEnvironment))
         plot_sweep(result, spec.env_id, path)
         write_results(path / RESULTS, result)
     return result
 
 
 def _train_all(
-    path: Path, spec: SweepSpec, console: Console, devices: Devices | None
+    path: Path, spec: SweepSpec, env: Environment, console: Console, devices: Devices | None
 ) -> SweepResult:
     """Train and evaluate all lanes, with progress on the terminal and on disk."""
     columns = (
@@ -92,7 +94,7 @@ def _train_all(
     ):
         task = progress.add_task("", total=None)
         return sweep(
-            make_env(spec.env_id, **spec.env_kwargs),
+            env,
             spec.config,
             spec.settings,
             total_steps=spec.total_steps,
@@ -154,7 +156,7 @@ def write_results(file: Path, result: SweepResult) -> None:
     write_text(file, lines.getvalue())
 
 
-def write_best(path: Path, spec: SweepSpec, result: SweepResult) -> Run:
+def write_best(path: Path, spec: SweepSpec, result: SweepResult, *, on_host: bool) -> Run:
     """Write the best seed of the best setting as a run, which behaves like any other."""
     row = result.table()[0]
     seed = result.best_seed(row.number)
@@ -169,7 +171,7 @@ def write_best(path: Path, spec: SweepSpec, result: SweepResult) -> Run:
         seed=seed,
         num_seeds=1,
     )
-    run = layout.write_run(path, run_spec, row.steps)
+    run = layout.write_run(path, run_spec, row.steps, on_host=on_host)
     place = result.seeds.index(seed)
     history = jax.tree.map(lambda leaf: leaf[place : place + 1], result.history_of(row.number))
     log = JsonLines(path / layout.METRICS)
