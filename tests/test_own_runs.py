@@ -1,26 +1,32 @@
 """Runs of what a user brings: environment, network, step; from Python and on the command line."""
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from counting import Counting
 from probe_envs import MatchTheBit
 
 import trpo_jax
 from trpo_jax.cli import main
-from trpo_jax.experiments import run_directory
+from trpo_jax.envs.host import EnvironmentFailed
+from trpo_jax.experiments import run_directory, states
 from trpo_jax.experiments.doctor import examine
+from trpo_jax.experiments.evaluation import Evaluations
 from trpo_jax.experiments.plots import plot_runs
 from trpo_jax.learner import StepInfo
 
 CONFIG = trpo_jax.TRPOConfig(num_envs=4, num_steps=16, hidden_sizes=(8,), value_epochs=1)
 STEPS = 6 * CONFIG.batch_size
 QUICK = trpo_jax.RunOptions(checkpoint_every=2, eval_every=0, eval_episodes=8, tensorboard=False)
+BATCHED = trpo_jax.HParams.stack([trpo_jax.HParams(), trpo_jax.HParams(max_kl=0.02)])
 ENV = MatchTheBit()
 POLICY = trpo_jax.policy_from_flax(nn.Dense(2), ENV.action_space)
 
@@ -161,15 +167,136 @@ def test_a_run_may_begin_with_a_state_and_with_several_seeds(run, tmp_path):
         ({"seed": -1}, "seed=-1"),
         ({"hparams": {}}, "hparams={} must be of type HParams"),
         ({"options": None}, "options=None"),
+        ({"seed": "3"}, "seed='3' must be a whole number >= 0"),
+        ({"seed": None}, "seed=None"),
+        ({"options": QUICK._replace(eval_episodes=0)}, "eval_episodes=0 must be a whole number"),
+        ({"options": QUICK._replace(keep=0)}, "keep=0"),
+        ({"options": QUICK._replace(eval_every=-1)}, "eval_every=-1 must be a whole number >= 0"),
+        ({"options": QUICK._replace(checkpoint_every=-1)}, "checkpoint_every=-1"),
+        ({"options": QUICK._replace(checkpoint_every=1.5)}, "checkpoint_every=1.5"),
+        ({"options": QUICK._replace(devices=0)}, "devices=0"),
+        ({"options": QUICK._replace(tensorboard=1)}, "tensorboard=1 must be True or False"),
+        ({"options": QUICK._replace(wandb=3)}, "wandb=3 must be the name of a project"),
+        ({"out": 3}, "out=3 must be the path of a directory"),
+        ({"hparams": BATCHED}, r"max_kl has shape \(2,\); a run takes one number"),
+        ({"initial_state": {"a": 1}}, "initial_state={'a': 1} must be a TrainState"),
         ({"out": None, "resume": True}, "out is missing"),
         ({"out": "nowhere", "resume": True}, "does not exist"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, arguments, message):
     out = arguments.pop("out", tmp_path / "run")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         train(out, **arguments)
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_path_of_a_run_is_a_path():
+    with pytest.raises(ValueError, match="path=3 must be the path of a directory"):
+        trpo_jax.load_run(3)
+
+
+def test_numbers_of_jax_and_numpy_are_numbers(run, tmp_path):
+    config = trpo_jax.TRPOConfig(
+        num_envs=np.int64(4), num_steps=16, hidden_sizes=(np.int32(8),), value_epochs=1
+    )
+    assert json.dumps(vars(config)) == json.dumps(vars(CONFIG))
+    lane = jax.tree.map(lambda leaf: leaf[0], BATCHED)
+    for hparams in (trpo_jax.HParams(max_kl=np.float32(0.01)), lane):
+        spec = states.spec_of(run.agent, hparams, np.int64(3), 1)
+        assert spec.hparams == trpo_jax.HParams(max_kl=0.01)
+        assert json.loads(json.dumps(vars(spec.hparams)))["max_kl"] == 0.01
+    options = QUICK._replace(keep=np.int32(2), eval_episodes=np.int64(8))
+    same = train(
+        tmp_path / "run",
+        hparams=trpo_jax.HParams(gamma=jnp.float32(0.99)),
+        seed=np.int64(0),
+        total_steps=np.int64(STEPS),
+        options=options,
+    )
+    stored = run_directory.load_run(same.path)
+    assert (stored.spec.seed, stored.total_steps, stored.options.keep) == (0, STEPS, 2)
+    assert stored.spec == run_directory.load_run(run.path).spec
+    assert same_params(same, run)
+
+
+def test_a_state_to_begin_with_is_one_of_this_agent(run, tmp_path):
+    double = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), run.state)
+    grown = jax.tree.map(lambda leaf: jnp.ones((5, *leaf.shape)), run.state.policy_params)
+    host = trpo_jax.make_trpo(trpo_jax.make_env(Counting), CONFIG)
+    own = host.init(jax.random.split(jax.random.key(0), 2))
+    states.require_state(host, states.spec_of(host, trpo_jax.HParams(), 0, 2), own)
+    without = own.replace(policy_params={})
+    for agent, state, num_seeds, message in (
+        (run.agent, double, 1, r"initial_state.key has shape \(2,\); num_seeds=1 takes \(\)"),
+        (run.agent, run.state, 2, r"initial_state.key has shape \(\); num_seeds=2 takes \(2,\)"),
+        (run.agent, run.state.replace(policy_params={}), 1, "initial_state.policy_params"),
+        (run.agent, run.state.replace(policy_params=grown), 1, r"bias'\] has shape \(5, 2\)"),
+        (host, own, 1, r"num_seeds=1 takes \(\)"),
+        (host, without, 2, "initial_state.policy_params"),
+        (host, double, 2, "state.actor.obs has shape"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            trpo_jax.train_run(agent, tmp_path / "run", initial_state=state, num_seeds=num_seeds)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    for agent in (run.agent, host):
+        with pytest.raises(ValueError, match=r"state=None must be a TrainState, from agent\.init"):
+            agent.update(None)
+
+
+def test_a_run_of_another_agent_is_told_from_a_damaged_one(run, tmp_path):
+    whole = shutil.copytree(run.path, tmp_path / "run")
+    before = sorted(path.name for path in (whole / "checkpoints").iterdir())
+    other = trpo_jax.policy_from_flax(nn.Dense(2, use_bias=False), ENV.action_space)
+    message = (
+        r"policy_params\.params\.bias is \(2,\) there and missing in this one; .* env=, policy="
+    )
+    with pytest.raises(ValueError, match=message):
+        trpo_jax.load_run(whole, env=ENV, policy=other, policy_step=half_step)
+    agent = trpo_jax.make_trpo(ENV, CONFIG, policy=other, policy_step=half_step)
+    with pytest.raises(ValueError, match=message):
+        trpo_jax.train_run(agent, whole, total_steps=2 * STEPS, resume=True, quiet=True)
+    assert before == sorted(path.name for path in (whole / "checkpoints").iterdir())
+
+
+def test_only_faults_of_the_disk_are_faults_of_the_disk(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("the simulator's licence has ended")
+
+    monkeypatch.setattr(Evaluations, "evaluate", fail)
+    with pytest.raises(OSError, match="licence"):
+        train(tmp_path / "run", options=QUICK._replace(eval_every=1))
+
+
+def test_the_readme_of_a_run_says_how_it_continues(run, tmp_path):
+    assert "continue, bit for bit" in (run.path / "README.md").read_text()
+    spec = run_directory.load_run(run.path).spec
+    run_directory.write_run(tmp_path, spec, STEPS, on_host=True)
+    text = (tmp_path / "README.md").read_text()
+    assert "continue, with new episodes" in text
+    assert "bit for bit" not in text
+
+
+@pytest.mark.parametrize("place", ["during", "after"])
+def test_an_evaluation_that_fails_loses_no_training(tmp_path, monkeypatch, place):
+    def fail(*_, **__):
+        raise EnvironmentFailed("the simulator is broken")
+
+    during = place == "during"
+    if during:
+        monkeypatch.setattr(Evaluations, "evaluate", fail)
+    else:
+        monkeypatch.setattr("trpo_jax.experiments.runner.evaluate_state", fail)
+    options = QUICK._replace(checkpoint_every=100, eval_every=3 if during else 0)
+    with pytest.raises(EnvironmentFailed, match="broken"):
+        train(tmp_path / "run", options=options)
+    stored = run_directory.load_run(tmp_path / "run")
+    done = 3 if during else 6
+    assert states.updates_done(stored) == done
+    assert len(stored.histories()[0]["kl"]) == done
+    assert "the simulator is broken" in (tmp_path / "run" / "status.json").read_text()
 
 
 def test_a_sweep_takes_parts_of_ones_own():

@@ -151,6 +151,7 @@ class TRPOConfig:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         for spec, hint in _fields_with_types(type(self)):
             _check_type(spec.name, getattr(self, spec.name), hint)
+            object.__setattr__(self, spec.name, _as_python(getattr(self, spec.name)))
             _check_value(spec, getattr(self, spec.name))
         if self.value_optimizer == "lbfgs" and self.value_minibatch_size is not None:
             raise ValueError(
@@ -261,6 +262,13 @@ class HParams:
 def _fields_with_types(cls):
     hints = get_type_hints(cls)
     return [(spec, hints[spec.name]) for spec in dataclasses.fields(cls)]
+
+
+def _as_python(value: Any) -> Any:
+    """NumPy's numbers as Python's, which JSON can hold."""
+    if isinstance(value, tuple):
+        return tuple(_as_python(each) for each in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check_names(cls, changes):

@@ -1,7 +1,6 @@
 """`trpo-jax train`: start a run, or continue one."""
 
 import dataclasses
-import importlib.util
 import os
 import re
 import sys
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rich.console import Console
 
 from trpo_jax.cli.arguments import TrainArguments
-from trpo_jax.cli.parsing import keywords_of, parse, preset_of, require_at_least
+from trpo_jax.cli.parsing import keywords_of, parse, preset_of
 
 if TYPE_CHECKING:
     from trpo_jax.experiments.devices import Devices
@@ -65,14 +64,9 @@ def _train_arguments(argv: list[str], default: TrainArguments | None = None) -> 
             config=preset.config, hparams=preset.hparams, total_steps=preset.total_steps
         )
     arguments = parse(TrainArguments, argv, "trpo-jax train", default)
-    from trpo_jax.experiments.specification import require_seeds
+    from trpo_jax.experiments.specification import require_options
 
-    for name in ("num_seeds", "total_steps"):
-        require_at_least(arguments, name, 1)
-    for name in ("eval_episodes", "keep", "checkpoint_every"):
-        require_at_least(arguments.output, name, 1)
-    require_at_least(arguments.output, "devices", 1)
-    require_at_least(arguments.output, "eval_every", 0)
+    require_options(arguments.seed, arguments.num_seeds, arguments.total_steps, arguments.output)
     for name in ("coordinator", "num_processes", "process_id"):
         if getattr(arguments, name) is not None and not arguments.distributed:
             raise ValueError(f"{name}={getattr(arguments, name)} goes with --distributed only")
@@ -80,10 +74,6 @@ def _train_arguments(argv: list[str], default: TrainArguments | None = None) -> 
         raise ValueError(
             f"coordinator={arguments.coordinator} must be HOST:PORT, such as 10.0.0.1:1234"
         )
-    require_seeds((arguments.seed, arguments.seed + arguments.num_seeds - 1))
-    project = arguments.output.wandb
-    if project and importlib.util.find_spec("wandb") is None:
-        raise ValueError(f"wandb={project} needs a package: pip install 'trpo-jax[wandb]'")
     return arguments
 
 

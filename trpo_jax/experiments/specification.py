@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import json
 import platform
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 
-from trpo_jax.common.checks import require_whole_number
+from trpo_jax.common.checks import is_whole_number, require_whole_number
 from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.experiments.files import write_text
 
@@ -90,6 +92,60 @@ def require_seeds(seeds: Sequence[int]) -> None:
         require_whole_number("seed", seed, 0)
         if seed >= 2**31:
             raise ValueError(f"seed={seed} must be a whole number in [0, 2³¹)")
+
+
+def require_options(seed: int, num_seeds: int, total_steps: int, options: RunOptions) -> None:
+    """Raise `ValueError` unless a run can have these."""
+    require_whole_number("total_steps", total_steps)
+    require_whole_number("num_seeds", num_seeds)
+    require_whole_number("seed", seed, 0)
+    require_seeds((seed, seed + num_seeds - 1))
+    for name, smallest in _WHOLE_NUMBERS.items():
+        value = getattr(options, name)
+        if value is not None or name not in _MAY_BE_NONE:
+            require_whole_number(name, value, smallest)
+    if not isinstance(options.tensorboard, bool):
+        raise ValueError(f"tensorboard={options.tensorboard!r} must be True or False")
+    project = options.wandb
+    if not isinstance(project, str | None):
+        raise ValueError(f"wandb={project!r} must be the name of a project, or None")
+    if project and importlib.util.find_spec("wandb") is None:
+        raise ValueError(f"wandb={project} needs a package: pip install 'trpo-jax[wandb]'")
+
+
+_WHOLE_NUMBERS = {
+    "eval_episodes": 1, "keep": 1, "checkpoint_every": 1, "eval_every": 0, "devices": 1
+}  # fmt: skip
+"""Options that are whole numbers, with the smallest."""
+_MAY_BE_NONE = ("checkpoint_every", "eval_every", "devices")
+
+
+def plain_options(options: RunOptions) -> RunOptions:
+    """The same with Python's numbers, which JSON can hold."""
+    given: dict[str, Any] = options._asdict()
+    given |= {name: int(value) for name, value in given.items() if is_whole_number(value)}
+    return RunOptions(**given)
+
+
+def plain_hparams(hparams: HParams) -> HParams:
+    """The same with Python's numbers, which JSON can hold; 0.01 for float32's 0.009999999776.
+
+    Raises `ValueError` if one of them is several numbers.
+    """
+    given = vars(HParams(**vars(hparams)))
+    return HParams(**{name: _plain_number(name, value) for name, value in given.items()})
+
+
+def _plain_number(name: str, value: Any) -> int | float:
+    array = np.asarray(value)
+    if array.ndim:
+        raise ValueError(
+            f"{name} has shape {array.shape}; a run takes one number: trpo_jax.sweep trains "
+            "several settings"
+        )
+    if array.dtype.kind in "iu":
+        return int(array)
+    return float(array) if array.dtype == np.float64 else float(str(np.float32(array)))
 
 
 def write_specification(file: Path, spec: RunSpec | SweepSpec, **more: Any) -> None:

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import reprlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from trpo_jax.common import trees
 from trpo_jax.config import HParams
 from trpo_jax.envs import Box, make_env
 from trpo_jax.experiments import run_directory as layout
@@ -15,13 +17,17 @@ from trpo_jax.experiments.chunks import (
     MAX_CHUNK,
     Update,
     init_lanes,
+    is_on_host,
     make_advance,
     one_lane,
     seed_lanes,
 )
 from trpo_jax.experiments.run_directory import Run
-from trpo_jax.experiments.specification import RunSpec, SweepSpec
+from trpo_jax.experiments.specification import RunSpec, SweepSpec, plain_hparams
+from trpo_jax.learner import beginning
+from trpo_jax.learner.agent import require_own_state
 from trpo_jax.learner.trpo import Agent, make_trpo
+from trpo_jax.learner.types import TrainState
 
 
 def make_agent(spec: RunSpec | SweepSpec, **brought: Any) -> Agent:
@@ -46,7 +52,11 @@ def make_agent(spec: RunSpec | SweepSpec, **brought: Any) -> Agent:
 
 
 def spec_of(agent: Agent, hparams: HParams, seed: int, num_seeds: int) -> RunSpec:
-    """The specification of a run of an agent that was made in Python."""
+    """The specification of a run of an agent that was made in Python.
+
+    Raises `ValueError` if hyperparameters are several numbers.
+    """
+    hparams, seed, num_seeds = plain_hparams(hparams), int(seed), int(num_seeds)
     env, config, own = agent.parts.env, agent.parts.config, agent.parts.own
     env_id, env_kwargs = env.recipe or (env.name, {})
     if env.recipe is None or not _is_plain(env_kwargs):
@@ -68,6 +78,47 @@ def initial_state(agent: Agent, spec: RunSpec) -> Any:
     if spec.num_seeds == 1:
         return agent.init(jax.random.key(spec.seed))
     return init_lanes(agent, spec.seeds)
+
+
+def require_state(agent: Agent, spec: RunSpec, state: Any) -> None:
+    """Raise `ValueError` unless a run can begin with `state`, the argument `initial_state`."""
+    if not isinstance(state, TrainState):
+        came = " ".join(reprlib.repr(state).split())
+        raise ValueError(f"initial_state={came} must be a TrainState, from agent.init")
+    lead = () if spec.num_seeds == 1 else (spec.num_seeds,)
+    if jnp.shape(state.key) != lead:
+        raise ValueError(
+            f"initial_state.key has shape {jnp.shape(state.key)}; num_seeds={spec.num_seeds} takes "
+            f"{lead}: one state for one seed, and leaves [num_seeds, ...] for several"
+        )
+    wanted = _shapes_of_state(agent, spec, state)
+    difference = trees.first_difference(state, wanted)
+    if difference is not None:
+        raise ValueError(f"initial_state{difference}: it must be a state of this agent's `init`")
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    for (path, leaf), like in zip(leaves, jax.tree.leaves(wanted), strict=True):
+        shape, dtype = jnp.shape(leaf), getattr(leaf, "dtype", type(leaf).__name__)
+        if (shape, dtype) != (like.shape, like.dtype):
+            raise ValueError(
+                f"initial_state{jax.tree_util.keystr(path)} has shape {shape} and type {dtype}; "
+                f"this agent's has {like.shape} and {like.dtype}: take a state of its own `init`"
+            )
+
+
+def _shapes_of_state(agent: Agent, spec: RunSpec, state: TrainState) -> Any:
+    """Shapes and types of an agent's state; on the host, where `init` cannot be traced, those of
+    all but the actor, whose observations are checked."""
+    if not is_on_host(agent):
+        return jax.eval_shape(lambda: initial_state(agent, spec))
+    require_own_state(state, agent.parts, lanes=True)
+    nobody: Any = None
+
+    def without_actor(key: jax.Array) -> TrainState:
+        keys = jax.random.split(key, 3)
+        return beginning.initial_state(agent.parts, keys, nobody, None, None)
+
+    shapes = jax.vmap(without_actor) if state.key.ndim else without_actor
+    return jax.eval_shape(shapes, state.key).replace(actor=state.actor)
 
 
 def lane(spec: RunSpec, state: Any, seed: int) -> Any:

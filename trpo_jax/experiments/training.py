@@ -1,12 +1,12 @@
 """Runs on disk from Python: what the command line offers, for any agent."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 
-from trpo_jax.common.checks import require_whole_number
 from trpo_jax.config import HParams
 from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments import states
@@ -20,7 +20,8 @@ from trpo_jax.experiments.specification import (
     RunSpec,
     changes,
     num_updates,
-    require_seeds,
+    plain_options,
+    require_options,
 )
 from trpo_jax.learner.trpo import Agent
 from trpo_jax.learner.types import TrainState
@@ -60,14 +61,24 @@ def train_run(
 
     `out` is a new or empty directory, by default runs/ENV-DATE-TIME. With `resume` the run in `out`
     continues, bit for bit, from its last checkpoint and with its own settings, up to `total_steps`
-    environment steps per seed. `options` are those of the command line: checkpoints, evaluations,
-    logs, devices. `initial_state` replaces `agent.init`; with several seeds its leaves are
-    [num_seeds, ...]. Ctrl-C stops the run with a checkpoint. Plots, doctor and `load_run` read the
-    directory. Raises `ValueError` for anything that cannot work, before anything is written.
+    environment steps per seed; environments on the host begin new episodes. `options` are those of
+    the command line: checkpoints, evaluations, logs, devices. `initial_state` replaces
+    `agent.init`; with several seeds its leaves are [num_seeds, ...]. Ctrl-C stops the run with a
+    checkpoint. Plots, doctor and `load_run` read the directory. Raises `ValueError` for anything
+    that cannot work, before anything is written.
     """
-    _require(agent, hparams, total_steps, seed, num_seeds, options)
-    console = Console(quiet=quiet)
+    for name, value, kind in (
+        ("agent", agent, Agent), ("hparams", hparams, HParams), ("options", options, RunOptions)
+    ):  # fmt: skip
+        if not isinstance(value, kind):
+            raise ValueError(f"{name}={value!r} must be of type {kind.__name__}")
+    require_options(seed, num_seeds, total_steps, options)
+    if out is not None:
+        _require_path("out", out)
     spec = states.spec_of(agent, hparams, seed, num_seeds)
+    if initial_state is not None:
+        states.require_state(agent, spec, initial_state)
+    console, total_steps, options = Console(quiet=quiet), int(total_steps), plain_options(options)
     devices = Devices(options.devices)
     devices.require_equal_parts(spec)
     if resume:
@@ -101,23 +112,16 @@ def load_run(path: str | Path, *, checkpoint: str | int = "last", **parts: Any) 
         raise ValueError(
             f"{unknown[0]} is not a part of an agent; the parts are {', '.join(known)}"
         )
+    _require_path("path", path)
     run = layout.load_run(Path(path))
     agent = states.make_agent(run.spec, **parts)
     state = states.final_state(run, agent, str(checkpoint))
     return TrainedRun(agent, state, run.histories(), None, run.path)
 
 
-def _require(
-    agent: Agent, hparams: HParams, total_steps: int, seed: int, num_seeds: int, options: RunOptions
-) -> None:
-    for name, value, kind in (
-        ("agent", agent, Agent), ("hparams", hparams, HParams), ("options", options, RunOptions)
-    ):  # fmt: skip
-        if not isinstance(value, kind):
-            raise ValueError(f"{name}={value!r} must be of type {kind.__name__}")
-    require_whole_number("total_steps", total_steps)
-    require_whole_number("num_seeds", num_seeds)
-    require_seeds((seed, seed + num_seeds - 1))
+def _require_path(name: str, path: Any) -> None:
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"{name}={path!r} must be the path of a directory")
 
 
 def _run_to_resume(

@@ -1,5 +1,6 @@
 """What an agent offers, and how its functions read their arguments."""
 
+import reprlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -88,11 +89,15 @@ def typed_key(key: Any) -> jax.Array:
     return jax.random.wrap_key_data(key)
 
 
-def require_own_state(state: TrainState, parts: Parts, lead: tuple[int, ...] = ()) -> None:
-    """Raise `ValueError` unless the state's observations have this agent's shapes.
+def require_own_state(state: TrainState, parts: Parts, lanes: bool = False) -> None:
+    """Raise `ValueError` unless it is a state whose observations have this agent's shapes.
 
-    `lead` are axes in front of those of one state.
+    With `lanes` it may be several, with the axes of their keys in front.
     """
+    if not isinstance(state, TrainState):
+        came = " ".join(reprlib.repr(state).split())
+        raise ValueError(f"state={came} must be a TrainState, from agent.init")
+    lead = jnp.shape(state.key) if lanes else ()
     spec, num_envs = observation_spec(parts.env), parts.config.num_envs
     shapes = jax.tree.map(jnp.shape, state.actor.obs)
     wanted = jax.tree.map(lambda leaf: (*lead, num_envs, *leaf.shape), spec)

@@ -130,7 +130,7 @@ class _HostAgent:
     def learn(
         self, state: TrainState, trajectory: Trajectory, hparams: HParams = DEFAULT_HPARAMS
     ) -> tuple[TrainState, UpdateMetrics]:
-        require_own_state(state, self._parts, state.key.shape)
+        require_own_state(state, self._parts, lanes=True)
         return self._learn(state, trajectory, _per_seed_hparams(state, hparams))
 
     def update(
@@ -155,7 +155,7 @@ class _HostAgent:
 
     def _check(self, function: str, state: TrainState, *more: Any) -> None:
         refuse_tracing(self._parts.env, function, state, *more)
-        require_own_state(state, self._parts, state.key.shape)
+        require_own_state(state, self._parts, lanes=True)
 
 
 def _per_seed_hparams(state: TrainState, hparams: HParams) -> HParams:
