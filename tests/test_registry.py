@@ -1,7 +1,9 @@
 """Environments by name, as objects and from functions, over all suites."""
 
 import functools
+import importlib
 import json
+import re
 import subprocess
 import sys
 
@@ -266,6 +268,68 @@ def test_the_keywords_of_a_function():
         make_env(lambda: make)
 
 
+@pytest.mark.parametrize("kind", ["class", "partial", "named"])
+def test_what_a_function_does_not_name_is_done_to_what_it_makes(kind, monkeypatch):
+    class Swallows(type(gymnasium.make("CartPole-v1").unwrapped)):
+        def __init__(self, **keywords):
+            assert not keywords
+            super().__init__()
+
+    monkeypatch.setattr(sys.modules[__name__], "swallows", lambda **_: Swallows(), raising=False)
+    monkeypatch.setitem(sys.modules, "my_module", sys.modules[__name__])
+    partial = functools.partial(gymnasium.make, "CartPole-v1")
+    thing = {"class": Swallows, "partial": partial, "named": "my_module:swallows"}[kind]
+    env = make_env(thing, frame_stack=2, episode_length=7, metrics=("height",))
+    assert (env.obs_shape, env.max_episode_steps, env.metrics) == ((8,), 7, ("height",))
+
+
+def test_metrics_that_reach_no_environment_of_gymnasium_are_not_dropped():
+    def make(**keywords):
+        return make_env("gymnasium/CartPole-v1", **keywords)
+
+    with pytest.raises(ValueError, match=r"metrics=\('height',\) does not reach .*parameter of"):
+        make_env(make, metrics=("height",))
+
+
+@pytest.mark.parametrize(
+    ("module", "named", "words"),
+    [
+        ("", "./one_of_mine.py:make", "write one_of_mine:make, which is looked for in the working"),
+        ("", "inner/one_of_mine.py:make", r"write inner\.one_of_mine:make,"),
+        ("", "../one_of_mine.py:make", "write one_of_mine:make,"),
+        ("", ".one_of_mine:make", "write one_of_mine:make,"),
+        ("def make(:", "one_of_mine:make", "cannot be imported: SyntaxError: invalid syntax"),
+        ("{}['x']", "one_of_mine:make", "cannot be imported: KeyError: 'x'"),
+        ("def make():\n {}['x']", "one_of_mine:make", " raised KeyError: 'x'"),
+        ("def make():\n raise ValueError('a\\nb')", "one_of_mine:make", "raised ValueError: a b"),
+        ("make = max", "one_of_mine:make", "function max>, whose parameters cannot be read; pass"),
+    ],
+)
+def test_mistakes_in_a_named_function_are_one_line(
+    module, named, words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.delitem(sys.modules, "one_of_mine", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one_of_mine.py").write_text(module)
+    importlib.invalidate_caches()
+    with pytest.raises(ValueError, match=rf"env='{re.escape(named)}'.*{words}"):
+        make_env(named)
+    assert main(["train", named]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_keywords_may_have_the_names_of_our_own_parameters(monkeypatch):
+    for suite_id in ("gymnax/CartPole-v1", "gymnasium/CartPole-v1", "navix/Navix-Empty-5x5-v0"):
+        for keyword in ("name", "env_id"):
+            with pytest.raises(ValueError, match=f"does not take .*{keyword}"):
+                make_env(suite_id, **{keyword: "x"})
+    monkeypatch.setitem(sys.modules, "my_module", sys.modules[__name__])
+    monkeypatch.setattr(
+        sys.modules[__name__], "of_id", lambda env_id: make_env(env_id), raising=False
+    )
+    assert make_env("my_module:of_id", env_id="CartPole-v1").obs_shape == (4,)
+
+
 # Keywords for every environment
 
 
@@ -288,6 +352,32 @@ def test_the_recipe_is_what_was_asked_for():
     assert json.loads(json.dumps(keywords)) == keywords
     again = make_env(env_id, **keywords)
     assert again is env
+
+
+def test_true_is_not_one(monkeypatch):
+    monkeypatch.setitem(sys.modules, "my_module", sys.modules[__name__])
+    for flag in (1, True):
+        assert make_env("my_module:flagged", flag=flag).flag is flag
+
+
+def flagged(flag):
+    env = make_env(gymnax.make("CartPole-v1")[0])
+    env.flag = flag
+    return env
+
+
+@pytest.mark.usefixtures("hasty_compiler")
+def test_other_parameters_are_another_environment_than_the_recipes(tmp_path):
+    for keywords in ({}, {"frame_stack": 2}):
+        env = make_env("gymnax/CartPole-v1", **keywords)
+        light = env.with_parameters(env.parameters.replace(gravity=1.0))
+        assert light.recipe is None
+        assert env.recipe is not None
+    agent = trpo_jax.make_trpo(light, trpo_jax.TRPOConfig(num_envs=2, num_steps=8))
+    run = trpo_jax.train_run(agent, tmp_path / "run", total_steps=16)
+    with pytest.raises(ValueError, match="env of its own"):
+        trpo_jax.load_run(run.path)
+    assert trpo_jax.load_run(run.path, env=light).agent.parts.env is light
 
 
 @pytest.mark.parametrize(

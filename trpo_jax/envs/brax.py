@@ -52,7 +52,7 @@ def list_ids() -> list[str]:
 
 
 def make(
-    name: str, episode_length: int | None = None, action_repeat: int = 1, **kwargs
+    name: str, /, episode_length: int | None = None, action_repeat: int = 1, **kwargs
 ) -> Environment:
     """An environment from its brax id; other keywords, such as `backend`, go to its class."""
     backend = kwargs.get("backend", _BACKENDS[0])
@@ -119,6 +119,7 @@ class BraxEnvironment(Environment):
     def with_parameters(self, parameters: Any) -> Self:
         """The same environment with another physical model."""
         other = copy.copy(self)
+        other.recipe = None
         other._env = _with_model(self._env, self._model, parameters)
         return other
 

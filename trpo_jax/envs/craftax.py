@@ -28,7 +28,7 @@ def list_ids() -> list[str]:
 
 
 def make(
-    name: str, env_params: Any = None, episode_length: int | None = None
+    name: str, /, env_params: Any = None, episode_length: int | None = None
 ) -> "CraftaxEnvironment":
     """An environment from its Craftax id."""
     return _limited(CraftaxEnvironment(_craftax_object(name), env_params, name), episode_length)
@@ -106,6 +106,7 @@ class CraftaxEnvironment(Environment):
     def with_parameters(self, parameters: Any) -> Self:
         """The same environment with other parameters."""
         other = copy.copy(self)
+        other.recipe = None
         other._params = parameters
         return other
 

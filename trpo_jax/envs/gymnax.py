@@ -36,7 +36,7 @@ def list_ids() -> list[str]:
 
 
 def make(
-    name: str, env_params: Any = None, episode_length: int | None = None, **kwargs
+    name: str, /, env_params: Any = None, episode_length: int | None = None, **kwargs
 ) -> Environment:
     """An environment from its gymnax id; `kwargs` go to its class."""
     if name in REFUSED:
@@ -100,6 +100,7 @@ class GymnaxEnvironment(Environment):
     def with_parameters(self, parameters: Any) -> Self:
         """The same environment with other parameters; its spaces stay."""
         other = copy.copy(self)
+        other.recipe = None
         other._params = parameters
         return other
 

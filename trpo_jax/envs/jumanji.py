@@ -42,7 +42,7 @@ def list_ids() -> list[str]:
     return sorted(jumanji.registered_environments() - REFUSED.keys())
 
 
-def make(name: str, **kwargs) -> "JumanjiEnvironment":
+def make(name: str, /, **kwargs) -> "JumanjiEnvironment":
     """An environment from its Jumanji id; `kwargs`, such as `time_limit`, go to its class."""
     if name not in jumanji.registered_environments():
         raise ValueError(f"environment {name!r} is unknown to Jumanji; use one of list_ids()")

@@ -28,7 +28,7 @@ def list_ids() -> list[str]:
 
 
 def make(
-    name: str, episode_length: int | None = None, one_hot: bool = True, **kwargs
+    name: str, /, episode_length: int | None = None, one_hot: bool = True, **kwargs
 ) -> "NavixEnvironment":
     """An environment from its Navix id; `kwargs`, such as `observation_fn`, go to its class.
 

@@ -20,7 +20,7 @@ def list_ids() -> list[str]:
     return [name for name in pgx.available_envs() if name not in REFUSED]
 
 
-def make(name: str, **kwargs) -> "PgxEnvironment":
+def make(name: str, /, **kwargs) -> "PgxEnvironment":
     """An environment from its Pgx id; `kwargs`, such as `sticky_action_prob`, go to its class."""
     if name not in pgx.available_envs():
         raise ValueError(f"environment {name!r} is unknown to Pgx; use one of list_ids()")

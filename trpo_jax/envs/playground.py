@@ -27,6 +27,7 @@ def robots() -> list[str]:
 
 def make(
     name: str,
+    /,
     *,
     episode_length: int | None = None,
     action_repeat: int | None = None,

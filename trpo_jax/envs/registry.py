@@ -59,7 +59,8 @@ def make_env(
       randomize: `fn(key, parameters) -> parameters`, which changes the suite's parameters at each
         reset, or "package.module:name" of such a function.
     All others go to the suite, such as `env_params` (gymnax; may be a dict of fields), `backend`
-    (brax), `impl` (playground), or to the function.
+    (brax), `impl` (playground), or to the function. A function gets one of the above only if its
+    signature names it; otherwise the change is made to what it returns.
 
     The same id with the same hashable keywords returns the same object, so nothing compiles twice.
     With a dict or an object among the arguments, every call makes a new one: keep it.
@@ -70,12 +71,13 @@ def make_env(
         require_whole_number(name, value)
     if episode_length is not None:
         require_whole_number("episode_length", episode_length)
+        episode_length = int(episode_length)
     changes = {
         "episode_length": episode_length,
-        "action_repeat": None if action_repeat == 1 else action_repeat,
+        "action_repeat": None if action_repeat == 1 else int(action_repeat),
         "observe": tuple(observe) if isinstance(observe, list) else observe,
         "reward_scale": None if _is_one(reward_scale) else reward_scale,
-        "frame_stack": None if frame_stack == 1 else frame_stack,
+        "frame_stack": None if frame_stack == 1 else int(frame_stack),
         "randomize": randomize,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -115,8 +117,8 @@ def _by_id(env_id: str, kwargs: dict[str, Any]) -> Environment:
     return made
 
 
-@functools.cache
-def _make_once(env_id: str, **kwargs) -> Environment:
+@functools.lru_cache(maxsize=None, typed=True)  # 1 is not True
+def _make_once(env_id: str, /, **kwargs) -> Environment:
     changes = {name: kwargs.pop(name) for name in _CHANGES if name in kwargs}
     suite, name = _suite_and_name(env_id)
     if suite is None:
@@ -199,47 +201,96 @@ def _from_function(
     function: Callable, label: str, kwargs: dict[str, Any], changes: dict[str, Any]
 ) -> Environment:
     """The environment that a user's function makes, from any of the styles known."""
-    taken = inspect.signature(function).parameters.values()
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken)
-    names = changes if takes_all else {parameter.name for parameter in taken}
-    own = {name: changes[name] for name in _CHANGES if name in changes and name in names}
-    rest = {name: value for name, value in changes.items() if name not in own}
+    signature = _signature(function, label)
+    named = {
+        parameter.name
+        for parameter in signature.parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    own = {name: value for name, value in changes.items() if name in named}
+    rest = {name: value for name, value in changes.items() if name not in named}
+    given = kwargs | own
     reported = {}
-    if "metrics" in kwargs and not takes_all and "metrics" not in names:
-        kwargs = dict(kwargs)
-        reported["metrics"] = kwargs.pop("metrics")  # the names of entries in Gymnasium's info
+    if "metrics" in given and "metrics" not in named:
+        reported["metrics"] = given.pop("metrics")  # the names of entries in Gymnasium's info
     try:
-        made = function(**kwargs, **own)
+        signature.bind(**given)
     except TypeError as error:
-        raise ValueError(f"{label} does not take {kwargs | own}: {error}") from error
-    if isinstance(made, Environment):
-        return _changed(made, rest)
-    suite = None if isinstance(made, str) else suites.suite_of(made)
+        raise ValueError(f"{label} does not take {given}: {error}") from None
+    try:
+        made = function(**given)
+    except Exception as error:
+        if isinstance(error, ValueError) and "\n" not in str(error):
+            raise  # such as make_env's own
+        raise ValueError(f"{label} raised {_one_line(error)}") from error
+    suite = None if isinstance(made, str | Environment) else suites.suite_of(made)
     if suite == "gymnasium":
         made.close()
-        make_one = functools.partial(function, **kwargs, **own)
+        make_one = functools.partial(function, **given)
         return _adapted(suites.adapter(suite).from_function, label, (make_one,), reported, rest)
     if reported:
-        raise ValueError(f"{label} does not take {reported}")
+        raise ValueError(
+            f"metrics={reported['metrics']!r} does not reach {label}, which makes no environment "
+            "of Gymnasium's by itself; give the function a parameter of that name, or leave it out"
+        )
+    if isinstance(made, Environment):
+        return _changed(made, rest)
     if callable(made) and suite is None and _suite_by_style(made) is None:
         raise ValueError(f"{label} returns {made!r}; it must return an environment")
     return make_env(made, **rest)
 
 
+def _signature(function: Callable, label: str) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{label} is {function!r}, whose parameters cannot be read; pass a function of your "
+            "own that makes an environment, such as lambda: MyEnvironment()"
+        ) from None
+
+
 def _imported(path: str, argument: str) -> Callable:
     """The user's function "package.module:name"."""
     module_name, _, name = path.partition(":")
+    plain = _without_folders(module_name)
+    if plain != module_name:
+        raise ValueError(
+            f"{argument}={path!r} does not begin with the name of a module; write {plain}:{name}, "
+            "which is looked for in the working directory and in PYTHONPATH"
+        )
     try:
         with _working_directory_importable():
             module = importlib.import_module(module_name)
     except (ImportError, ValueError) as error:
         raise ValueError(
-            f"{argument}={path!r}: {module_name} cannot be imported: {error}"
+            f"{argument}={path!r}: {module_name} cannot be imported: {_text(error)}"
         ) from None
+    except Exception as error:  # of the module's own code
+        raise ValueError(
+            f"{argument}={path!r}: {module_name} cannot be imported: {_one_line(error)}"
+        ) from error
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"{argument}={path!r}: {module_name} has no function {name!r}")
     return function
+
+
+def _without_folders(module_name: str) -> str:
+    """The module that is meant by a path such as "./folder/module.py", or by ".module"."""
+    if "/" in module_name or module_name.endswith(".py"):
+        outside = module_name.startswith(("/", "~", ".."))
+        path = os.path.basename(module_name) if outside else os.path.normpath(module_name)
+        return path.removesuffix(".py").replace("/", ".")
+    return module_name.lstrip(".")
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {_text(error)}"
+
+
+def _text(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 @contextlib.contextmanager
@@ -272,6 +323,10 @@ def _adapted(
             raise ValueError(f"{', '.join(sorted(unknown))} cannot be set for {label}; {remedy}")
     own = {name: changes[name] for name in _OF_THE_SUITE if name in changes and name in parameters}
     rest = {name: value for name, value in changes.items() if name not in own}
+    try:
+        inspect.signature(make).bind(*arguments, **kwargs, **own)
+    except TypeError as error:
+        raise ValueError(f"{label} does not take {kwargs}: {error}") from None
     try:
         made = make(*arguments, **kwargs, **own)
     except ImportError as error:

@@ -204,6 +204,7 @@ class Wrapper(Environment):
     def with_parameters(self, parameters: Any) -> Self:
         """The same environment with other parameters inside."""
         other, inner = copy.copy(self), self.env
+        other.recipe = None
         other.env = inner.with_parameters(parameters)  # type: ignore[attr-defined]
         return other
 

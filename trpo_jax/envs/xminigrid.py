@@ -34,7 +34,7 @@ def list_ids() -> list[str]:
 
 
 def make(
-    name: str, episode_length: int | None = None, one_hot: bool = True, **kwargs
+    name: str, /, episode_length: int | None = None, one_hot: bool = True, **kwargs
 ) -> "XMiniGridEnvironment":
     """An environment from its XLand-MiniGrid id; `kwargs` are fields of its parameters.
 
@@ -104,6 +104,7 @@ class XMiniGridEnvironment(Environment):
     def with_parameters(self, parameters: Any) -> Self:
         """The same environment with other arrays in its parameters."""
         other = copy.copy(self)
+        other.recipe = None
         other._params = parameters
         return other
 
