@@ -218,13 +218,49 @@ def on_host(simulators):
     return env
 
 
+class CannotBegin(Walks):
+    def reset(self):
+        raise RuntimeError("no file")
+
+
+class CannotBeginAgain(Walks):
+    """Fails where the first episodes end."""
+
+    def restart(self, mask):
+        if self.obs.any():
+            raise RuntimeError("no second file")
+        return super().restart(mask)
+
+
+class CannotBeMade(Walks):
+    def __init__(self, seeds):
+        raise RuntimeError("no display")
+
+
+class WithoutSpec(HostWalk):
+    obs_spec = None
+
+
+class OtherSpec(HostWalk):
+    obs_spec = jax.ShapeDtypeStruct((3,), np.float32)
+
+
 BROKEN = {
-    "shapes and types": [(WrongShape(), "obs_shape=(3,)")],
+    "shapes and types": [
+        (WrongShape(), "obs_shape=(3,)"),
+        (WithoutSpec(), "obs_spec=None of host-walk, which steps on the host, must say shapes"),
+        (OtherSpec(), "has shapes (3,), and obs_shape=(2,)"),
+    ],
     "jit and vmap": [
         (Counting(), "step 0: reward: "),
         (Branching(), "cannot be traced"),
     ],
-    "actions": [(on_host(RefusesAction), "RuntimeError: no such action")],
+    "actions": [
+        (on_host(RefusesAction), "RuntimeError: no such action"),
+        (on_host(CannotBeMade), "simulators(seeds) raises RuntimeError: no display"),
+        (on_host(CannotBegin), "reset raises RuntimeError: no file"),
+        (on_host(CannotBeginAgain), "the reset after step 3 raises RuntimeError: no second file"),
+    ],
     "same key, same episode": [(on_host(Unseeded), "first_obs, played twice")],
     "ends": [(OddFlags(), "truncated is at step 3, environment 0: 2")],
     "final observation": [(ResetsItself(), "at all 40 ends")],
@@ -247,7 +283,9 @@ def test_every_promise_can_be_broken():
 @pytest.mark.parametrize(
     ("promise", "env", "words"),
     [
-        pytest.param(promise, env, words, id=f"{promise}-{type(env).__name__}")
+        pytest.param(
+            promise, env, words, id=f"{promise}-{getattr(env, 'simulator', type(env)).__name__}"
+        )
         for promise, cases in BROKEN.items()
         for env, words in cases
     ],

@@ -20,6 +20,7 @@ from trpo_jax.spaces import (
     is_shape,
     mask_size,
     policy_part,
+    shapes_of,
 )
 
 
@@ -46,6 +47,7 @@ def require_promises(env: Environment) -> None:
     _check_attributes(env)
     _check_action_space(env)
     if isinstance(env, HostEnvironment):
+        _check_host_spec(env)
         return
     key = jax.eval_shape(lambda: jax.random.key(0))
     action = jax.eval_shape(lambda: some_action(env.action_space))
@@ -93,6 +95,23 @@ def _check_action_space(env: Environment) -> None:
         raise ValueError(
             f"action_space={space!r} of {env.name} has no actions; it needs at least one dimension "
             "with at least one choice, and bounds of its shape with low < high"
+        )
+
+
+def _check_host_spec(env: HostEnvironment) -> None:
+    """Check the shapes and types that cannot be traced."""
+    leaves = jax.tree.leaves(env.obs_spec)
+    if not leaves or not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves):
+        raise ValueError(
+            f"obs_spec={env.obs_spec!r} of {env.name}, which steps on the host, must say shapes "
+            "and types of one observation, which cannot be traced there: "
+            f"jax.ShapeDtypeStruct({env.obs_shape}, numpy.float32), or a tree of them"
+        )
+    shapes = shapes_of(policy_part(env.obs_spec))
+    if shapes != env.obs_shape:
+        raise ValueError(
+            f"obs_spec of {env.name} has shapes {shapes}, and obs_shape={env.obs_shape!r}; give "
+            "both the same, without an axis for several environments"
         )
 
 

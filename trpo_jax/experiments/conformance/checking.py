@@ -8,6 +8,7 @@ import jax
 from trpo_jax.common.checks import require_whole_number
 from trpo_jax.envs.base import Environment
 from trpo_jax.envs.checks import check_is_environment, require_promises
+from trpo_jax.envs.host import EnvironmentFailed
 from trpo_jax.envs.registry import make_env
 from trpo_jax.experiments.conformance import promises
 from trpo_jax.experiments.conformance.evidence import Evidence, gather
@@ -68,9 +69,12 @@ def check_environment(
     broken = _cannot_be_played(env)
     if broken is not None:
         return EnvironmentReport(name, _alone(broken))
-    evidence = gather(
-        env, num_envs=num_envs, num_steps=num_steps, max_seconds=max_seconds, seed=seed
-    )
+    try:
+        evidence = gather(
+            env, num_envs=num_envs, num_steps=num_steps, max_seconds=max_seconds, seed=seed
+        )
+    except EnvironmentFailed as error:
+        return EnvironmentReport(name, _alone(CheckedPromise(_ACTIONS, "broken", str(error))))
     return EnvironmentReport(name, tuple(_try(each, evidence) for each in PROMISES))
 
 

@@ -1,6 +1,7 @@
 """Play an environment with random actions and write everything down, on the device or the host."""
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 
 from trpo_jax.common import trees
 from trpo_jax.envs.base import Environment, EnvStep, like, strongly_typed, where_done
-from trpo_jax.envs.host import HostEnvironment, Simulators
+from trpo_jax.envs.host import EnvironmentFailed, HostEnvironment, Simulators
 from trpo_jax.spaces import ActionSpace, Box, Discrete, Observation
 
 HASTY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -114,7 +115,7 @@ class Play(NamedTuple):
     first_obs: Any
     """The observations that began the first M episodes, [M, ...]."""
     error: str | None = None
-    """What a step raised, with its actions; the play ends there."""
+    """What a step raised, with its actions, or a later reset; the play ends there."""
 
     @property
     def num_steps(self) -> int:
@@ -186,7 +187,7 @@ class RandomActions:
 def simulators_of(env: Environment, programs: Programs | None, seeds: np.ndarray) -> Simulators:
     """Simulators of either kind of environment."""
     if isinstance(env, HostEnvironment):
-        return env.simulators(seeds)
+        return _tried("simulators(seeds)", lambda: env.simulators(seeds))
     assert programs is not None
     return CompiledSimulators(programs, seeds)
 
@@ -203,9 +204,10 @@ def play(
     """Play up to `num_steps` steps, restarting what ends.
 
     `choose` is a `RandomActions`, or actions [T, M, ...] to play again. Ends early where time or
-    the memory for observations runs out (after two steps at least), or where a step raises.
+    the memory for observations runs out (after two steps at least), or where a step or a later
+    reset raises. Raises `EnvironmentFailed` if the first reset does.
     """
-    obs = _copied(simulators.reset())
+    obs = _tried("reset", lambda: _copied(simulators.reset()))
     num_envs = len(jax.tree.leaves(obs)[0])
     first_obs, error, records = obs, None, []
     fresh = [_look_of(simulators, obs)]
@@ -229,10 +231,15 @@ def play(
         obs = step.obs
         done = np.asarray(step.terminated, bool) | np.asarray(step.truncated, bool)
         if done.any():
-            obs = _copied(simulators.restart(done))
+            try:
+                obs = _copied(simulators.restart(done))
+            except Exception as raised:
+                error = f"the reset after step {number} raises {_one_line(raised)}"
+                break
             fresh.append(_look_of(simulators, obs)[done])
     for _ in range(extra_resets if error is None else 0):
-        fresh.append(_look_of(simulators, _copied(simulators.restart(np.ones(num_envs, bool)))))
+        obs = _tried("reset", lambda: _copied(simulators.restart(np.ones(num_envs, bool))))
+        fresh.append(_look_of(simulators, obs))
     return _stacked(records, np.concatenate(fresh), first_obs, error)
 
 
@@ -245,6 +252,13 @@ def _stacked(records: list[Any], fresh: np.ndarray, first_obs: Any, error: str |
         for column in zip(*records, strict=True)
     )
     return Play(obs, action, next_obs, reward, terminated, truncated, look, fresh, first_obs, error)
+
+
+def _tried(what: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except Exception as error:
+        raise EnvironmentFailed(f"{what} raises {_one_line(error)}") from error
 
 
 def _copied(tree: Any) -> Any:
