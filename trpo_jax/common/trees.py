@@ -54,6 +54,17 @@ def scaled(scale: jax.Array | float, tree: Tree) -> Tree:
     return jax.tree.map(lambda x: (scale * x).astype(x.dtype), tree)
 
 
+def widened(tree: Tree) -> Tree:
+    """Floating leaves of fewer than 32 bits as float32; everything else as it is."""
+
+    def widen(leaf: Any) -> Any:
+        dtype = getattr(leaf, "dtype", None)
+        narrow = dtype is not None and jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4
+        return leaf.astype(jnp.float32) if narrow else leaf
+
+    return jax.tree.map(widen, tree)
+
+
 def select(condition: jax.Array, if_true: Tree, if_false: Tree) -> Tree:
     """One of two trees, whole and bit for bit."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), if_true, if_false)

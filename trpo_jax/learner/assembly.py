@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from trpo_jax.common import trees
 from trpo_jax.config import TRPOConfig
 from trpo_jax.envs.base import Environment, observation_spec, some_action
 from trpo_jax.envs.checks import require_promises
@@ -64,10 +65,12 @@ def example_observation(env: Environment) -> Any:
 
 def _foreign_policy(policy: Policy, config: TRPOConfig) -> Policy:
     """A user's policy at the matrix precision of the built-in ones, so that an update recomputes
-    the probabilities of the rollout. A Gaussian is mapped into a Box as configured."""
+    the probabilities of the rollout, which are float32. A Gaussian is mapped into a Box as
+    configured."""
 
     def finish(distribution: Any) -> Any:
         require_distribution(distribution, "policy")
+        distribution = trees.widened(distribution)
         if isinstance(distribution, DiagonalGaussian):
             return distribution.replace(bounds=config.action_bounds)
         return distribution
@@ -86,11 +89,11 @@ def _foreign_policy(policy: Policy, config: TRPOConfig) -> Policy:
 
 
 def _foreign_critic(critic: Critic) -> Critic:
-    """A user's critic at the matrix precision of the built-in ones, with values [B]."""
+    """A user's critic at the matrix precision of the built-in ones, with float32 values [B]."""
 
     def apply(params: Any, obs: Any) -> jax.Array:
         with jax.default_matmul_precision("highest"):
-            values = critic.apply(params, obs)
+            values = trees.widened(critic.apply(params, obs))
         rows = jax.tree.leaves(obs)[0].shape[0]
         return values[..., 0] if getattr(values, "shape", None) == (rows, 1) else values
 
@@ -103,8 +106,12 @@ _ROWS = 3
 def _tried(part: Policy | Critic, name: str, example: Any) -> Any:
     """The shapes that a network returns for a few observations [B, ...]."""
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * _ROWS), example)
-    key = jax.random.key(0)
-    params = jax.eval_shape(part.init, key, example)
+    params = _shapes_from(f"{name}.init", part.init, jax.random.key(0), example)
+    if name == "policy" and not jax.tree.leaves(params):
+        raise ValueError(
+            f"policy.init returns {params!r}, no parameters that could be learned; give the module "
+            "a layer, or a parameter of its own"
+        )
     strange = [
         leaf for leaf in jax.tree.leaves(params) if not jnp.issubdtype(leaf.dtype, jnp.floating)
     ]
@@ -112,7 +119,21 @@ def _tried(part: Policy | Critic, name: str, example: Any) -> Any:
         raise ValueError(
             f"{name}.init returns a leaf of {strange[0].dtype}; parameters must be floating arrays"
         )
-    return jax.eval_shape(part.apply, params, batch)
+    return _shapes_from(f"{name}.apply", part.apply, params, batch)
+
+
+def _shapes_from(name: str, function: Callable[..., Any], first: Any, obs: Any) -> Any:
+    """What a network's function returns; its own errors in one line, with what it was given."""
+    try:
+        return jax.eval_shape(function, first, obs)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, ValueError) and text == str(error):
+            raise  # such as those of `policy_from_flax`
+        raise ValueError(
+            f"{name} raises {type(error).__name__} for observations of shape {shapes_of(obs)}: "
+            f"{text[:300]}; it must run under jit, and take such observations and nothing else"
+        ) from error
 
 
 def _require_policy_fits(parts: Parts) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax.errors import InvalidRngError
 from jax.custom_batching import sequential_vmap
 
+from trpo_jax.common import trees
 from trpo_jax.policies.distributions import (
     Categorical,
     DiagonalGaussian,
@@ -47,6 +48,8 @@ def policy_from_flax(
     if it returns a tuple); a module may also return a distribution itself. `method` names a method
     to call instead of `__call__`.
 
+    Outputs of fewer than 32 bits, such as bfloat16, become float32.
+
     The module's own initialisers are used unchanged. Under `vmap` they run one after the other,
     because many of them call LAPACK, which deadlocks on a CPU when batched. Raises `ValueError` if
     the outputs do not fit the action space, or if the module has mutable state, such as BatchNorm.
@@ -54,7 +57,7 @@ def policy_from_flax(
     init_module, apply_module = _functions(module, method)
 
     def outputs_of(params: Params, obs: Any) -> Any:
-        return apply_module(params, policy_part(obs))
+        return trees.widened(apply_module(params, policy_part(obs)))
 
     @sequential_vmap
     def init(key: jax.Array, obs: Any) -> Params:
@@ -89,11 +92,14 @@ def critic_from_flax(module: Any, *, method: str | None = None) -> Critic:
     `module(obs)` takes observations with one batch axis, [B, ...], and returns values [B] or
     [B, 1]. Everything else is as in `policy_from_flax`.
     """
-    init_module, apply = _functions(module, method)
+    init_module, apply_module = _functions(module, method)
 
     @sequential_vmap
     def init(key: jax.Array, obs: Any) -> Params:
         return init_module(key, _batched(obs))
+
+    def apply(params: Params, obs: Any) -> Any:
+        return trees.widened(apply_module(params, obs))
 
     return Critic(init=init, apply=apply)
 
