@@ -98,6 +98,12 @@ def test_several_seeds_are_single_runs_side_by_side(counting):
         require_true_transitions(alone)
         for one, other in zip(*map(jax.tree.leaves, (lane_of, (state, alone))), strict=True):
             np.testing.assert_allclose(*map(_numbers, (one, other)), rtol=1e-5, atol=1e-6)
+    obs = trajectories.obs[0, 0]
+    with pytest.raises(
+        ValueError, match=r"state.key has shape \(2,\), and act takes .* of one seed"
+    ):
+        counting.act(states, KEY, obs)
+    assert counting.act(jax.tree.map(lambda leaf: leaf[1], states), KEY, obs).shape == (3,)
     hparams = trpo_jax.HParams(max_kl=np.array([0.01, 1e-6]))
     _, metrics = counting.update(states, hparams)
     assert metrics.kl.shape == (2,)

@@ -270,6 +270,10 @@ def test_act_and_evaluate_respect_the_mask():
         assert mask[np.arange(50), action].all()
     one = Observation(jnp.ones(1), action_mask=jnp.asarray(mask[0]))
     assert mask[0, agent.act(state, jax.random.key(4), one)]
+    listed = Observation([1.0], action_mask=mask[0].tolist())
+    assert mask[0, agent.act(state, jax.random.key(4), listed)]
+    with pytest.raises(ValueError, match=r"state.key has shape .*number i, jax.tree.map\("):
+        agent.act(states, jax.random.key(4), one)
     with pytest.raises(ValueError, match="obs has shape"):
         agent.act(state, jax.random.key(4), jnp.ones(1))
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trpo_jax.common.checks import require_whole_number
 from trpo_jax.config import HParams
@@ -56,12 +57,26 @@ def act_with(
     deterministic: bool = False,
 ) -> jax.Array:
     """`Agent.act`, given the compiled function."""
+    if lead := jnp.shape(getattr(state, "key", 0)):
+        raise ValueError(
+            f"state.key has shape {lead}, and act takes the state of one seed; pass that of number "
+            "i, jax.tree.map(lambda leaf: leaf[i], state)"
+        )
     return compiled(state, typed_key(key), _as_arrays(obs), deterministic=deterministic)
 
 
 def _as_arrays(obs: Any) -> Any:
-    """Lists of numbers as one array; other trees leaf by leaf."""
-    return jnp.asarray(obs) if isinstance(obs, list) else jax.tree.map(jnp.asarray, obs)
+    """Lists of numbers as arrays; other trees leaf by leaf."""
+    if isinstance(obs, list):
+        return jnp.asarray(obs)
+    return jax.tree.map(jnp.asarray, obs, is_leaf=_is_list_of_numbers)
+
+
+def _is_list_of_numbers(node: Any) -> bool:
+    return isinstance(node, list) and all(
+        isinstance(entry, bool | int | float | np.generic) or _is_list_of_numbers(entry)
+        for entry in node
+    )
 
 
 def evaluate_with(
