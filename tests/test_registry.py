@@ -117,7 +117,7 @@ def test_a_name_without_its_suite():
 def test_an_id_is_split_at_its_first_slash():
     with pytest.raises(ValueError, match="'ALE/Pong-v5' cannot be made: Namespace ALE not found"):
         make_env("gymnasium/ALE/Pong-v5")
-    with pytest.raises(ValueError, match="absent_package:X-v0.* cannot be made"):
+    with pytest.raises(ValueError, match=r"absent_package:X-v0.* cannot be made"):
         make_env("gymnasium/absent_package:X-v0")
 
 
