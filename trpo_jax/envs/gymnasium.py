@@ -32,8 +32,7 @@ def make(
     """
     if episode_length is not None:
         kwargs["max_episode_steps"] = int(episode_length)
-    keywords = {"disable_env_checker": True, **kwargs}
-    return GymnasiumEnvironment(functools.partial(_make_one, name, **keywords), name, metrics)
+    return GymnasiumEnvironment(functools.partial(_make_one, name, **kwargs), name, metrics)
 
 
 def from_object(env: gymnasium.Env, *, metrics: Sequence[str] = ()) -> "GymnasiumEnvironment":
@@ -228,7 +227,7 @@ class GymnasiumSimulators(Simulators):
 
 def _make_one(name: str, /, **kwargs: Any) -> gymnasium.Env:
     try:
-        return gymnasium.make(name, **kwargs)
+        return gymnasium.make(name, **{"disable_env_checker": True, **kwargs})
     except gymnasium.error.DependencyNotInstalled as error:
         raise ValueError(f"environment {name!r} needs more packages: {error}") from None
     except gymnasium.error.Error as error:
