@@ -222,6 +222,8 @@ def _from_function(
     except Exception as error:
         if isinstance(error, ValueError) and "\n" not in str(error):
             raise  # such as make_env's own
+        if isinstance(error, TypeError) and given:  # it passed them on to what does not take them
+            raise ValueError(f"{label} does not take {given}: {_one_line(error)}") from error
         raise ValueError(f"{label} raised {_one_line(error)}") from error
     suite = None if isinstance(made, str | Environment) else suites.suite_of(made)
     if suite == "gymnasium":
