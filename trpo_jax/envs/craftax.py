@@ -1,19 +1,19 @@
 """Craftax environments (craftax >= 1.6)."""
 
 import contextlib
-import copy
 import os
 import pickle
 import sys
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from craftax import craftax_env
 
-from trpo_jax.envs.base import Environment, EnvStep
+from trpo_jax.envs.base import EnvStep
 from trpo_jax.envs.gymnax import merge_params
+from trpo_jax.envs.parameterized import ParameterizedEnvironment
 from trpo_jax.spaces import Discrete
 
 _NEVER = np.iinfo(np.int32).max
@@ -70,7 +70,7 @@ def _limited(env: "CraftaxEnvironment", episode_length: int | None) -> "CraftaxE
     return CraftaxEnvironment(env.unwrapped, params, env.name)
 
 
-class CraftaxEnvironment(Environment):
+class CraftaxEnvironment(ParameterizedEnvironment):
     """A Craftax environment with fixed parameters, without automatic reset.
 
     `env_params` is Craftax' parameter object, or a dict of the fields that differ from its
@@ -92,23 +92,6 @@ class CraftaxEnvironment(Environment):
     def unwrapped(self) -> Any:
         """The Craftax environment."""
         return self._env
-
-    @property
-    def params(self) -> Any:
-        """Its parameters."""
-        return self._params
-
-    @property
-    def parameters(self) -> Any:
-        """What `randomize` changes."""
-        return self._params
-
-    def with_parameters(self, parameters: Any) -> Self:
-        """The same environment with other parameters."""
-        other = copy.copy(self)
-        other.recipe = None
-        other._params = parameters
-        return other
 
     def reset(self, key: jax.Array):
         """Start an episode in a new world."""

@@ -8,7 +8,13 @@ import numpy as np
 
 from trpo_jax.envs import gymnasium_spaces
 from trpo_jax.envs.base import EnvStep
-from trpo_jax.envs.host import EnvironmentFailed, HostEnvironment, Simulators
+from trpo_jax.envs.host import (
+    HostEnvironment,
+    Simulators,
+    entry_of_info,
+    names_of_metrics,
+    step_buffers,
+)
 from trpo_jax.spaces import shapes_of
 
 
@@ -44,7 +50,7 @@ class EnvPoolEnvironment(HostEnvironment):
 
     def __init__(self, name: str, metrics: Any, kwargs: dict[str, Any]):
         self.name, self._kwargs = name, kwargs
-        self.metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+        self.metrics = names_of_metrics(metrics)
         probe = self._pool([0])
         spec, encode = gymnasium_spaces.observations(probe.observation_space, name)
         if encode is not None and not isinstance(spec, dict):
@@ -58,6 +64,7 @@ class EnvPoolEnvironment(HostEnvironment):
         self.action_type = probe.action_space.dtype
         limit = probe.spec.config.max_episode_steps
         self.max_episode_steps = int(limit) if 0 < limit < 2**31 - 1 else None
+        probe.close()
 
     def simulators(self, seeds: np.ndarray) -> Simulators:
         """A pool with one environment per seed. Pools take seeds only when they are made."""
@@ -79,18 +86,9 @@ class EnvPoolSimulators(Simulators):
 
     def __init__(self, env: EnvPoolEnvironment, pool: Any):
         self._env, self._pool = env, pool
-        count = pool.config["num_envs"]
-        self._obs = jax.tree.map(
-            lambda leaf: np.zeros((count, *leaf.shape), leaf.dtype), env.obs_spec
-        )
+        self._step = step_buffers(env, pool.config["num_envs"])
+        self._obs = self._step.obs
         self._leaves = jax.tree.leaves(self._obs)
-        self._step = EnvStep(
-            obs=self._obs,
-            reward=np.zeros(count, np.float32),
-            terminated=np.zeros(count, bool),
-            truncated=np.zeros(count, bool),
-            metrics={name: np.zeros(count, np.float32) for name in env.metrics},
-        )
 
     def reset(self) -> Any:
         """Begin M episodes."""
@@ -109,12 +107,7 @@ class EnvPoolSimulators(Simulators):
         kept.terminated[stepped] = terminated
         kept.truncated[stepped] = truncated
         for name, values in kept.metrics.items():
-            if name not in info:
-                known = ", ".join(sorted(info))
-                raise EnvironmentFailed(
-                    f"metrics={name!r}: info of {self._env.name} has no such entry; it has {known}"
-                )
-            values[stepped] = info[name]
+            values[stepped] = entry_of_info(self._env, name, info)
         return kept
 
     def restart(self, mask: np.ndarray) -> Any:

@@ -11,7 +11,14 @@ import numpy as np
 
 from trpo_jax.envs import gymnasium_spaces
 from trpo_jax.envs.base import EnvStep
-from trpo_jax.envs.host import EnvironmentFailed, HostEnvironment, Simulators
+from trpo_jax.envs.host import (
+    EnvironmentFailed,
+    HostEnvironment,
+    Simulators,
+    entry_of_info,
+    names_of_metrics,
+    step_buffers,
+)
 from trpo_jax.spaces import Box, Discrete, MultiDiscrete, Observation, mask_size, shapes_of
 
 _MASK = "action_mask"
@@ -71,7 +78,7 @@ class GymnasiumEnvironment(HostEnvironment):
         _refuse_vectorised(probe)
         self.make_one = make_one
         self.name = name or (probe.spec.id if probe.spec else type(probe.unwrapped).__name__)
-        self.metrics = _names(metrics)
+        self.metrics = names_of_metrics(metrics)
         try:
             spec, self.encode = gymnasium_spaces.observations(
                 _space(probe, "observation_space", self.name), self.name
@@ -126,20 +133,11 @@ class GymnasiumSimulators(Simulators):
             )
         self._accepted: set[tuple[Any, Any]] = set()
         self._env, self._seeds = env, [int(seed) for seed in seeds]
-        count = len(self.envs)
-        self._obs = jax.tree.map(
-            lambda leaf: np.zeros((count, *leaf.shape), leaf.dtype), env.obs_spec
-        )
+        self._step = step_buffers(env, len(self.envs))
+        self._obs = self._step.obs
         policy = self._obs.policy if env.masked else self._obs
         self._simple = policy if env.encode is None else None
         self._leaves = jax.tree.leaves(policy)
-        self._step = EnvStep(
-            obs=self._obs,
-            reward=np.zeros(count, np.float32),
-            terminated=np.zeros(count, bool),
-            truncated=np.zeros(count, bool),
-            metrics={name: np.zeros(count, np.float32) for name in env.metrics},
-        )
 
     def reset(self) -> Any:
         """Begin M episodes, each with its seed."""
@@ -158,7 +156,7 @@ class GymnasiumSimulators(Simulators):
             kept.truncated[row] = truncated
             self._store(row, obs, info)
             for name, values in kept.metrics.items():
-                values[row] = self._metric(name, info)
+                values[row] = entry_of_info(self._env, name, info)
         return kept
 
     def restart(self, mask: np.ndarray) -> Any:
@@ -216,14 +214,6 @@ class GymnasiumSimulators(Simulators):
             )
         return float(values[0])
 
-    def _metric(self, name: str, info: dict[str, Any]) -> float:
-        if name not in info:
-            known = ", ".join(sorted(info)) or "none"
-            raise EnvironmentFailed(
-                f"metrics={name!r}: info of {self._env.name} has no such entry; it has {known}"
-            )
-        return info[name]
-
 
 def _make_one(name: str, /, **kwargs: Any) -> gymnasium.Env:
     try:
@@ -259,13 +249,6 @@ def _tried_reset(env: gymnasium.Env, name: str) -> dict[str, Any]:
     if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)):
         raise ValueError(f"reset of {name} returned {returned!r}; it must return (obs, info)")
     return returned[1]
-
-
-def _names(metrics: Any) -> tuple[str, ...]:
-    listed = (metrics,) if isinstance(metrics, str) else metrics
-    if not isinstance(listed, tuple | list) or not all(isinstance(x, str) for x in listed):
-        raise ValueError(f"metrics={metrics!r} must be names of entries of info, such as ('x',)")
-    return tuple(listed)
 
 
 def _refuse_vectorised(env: Any) -> None:

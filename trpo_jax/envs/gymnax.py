@@ -1,7 +1,6 @@
 """gymnax environments (gymnax >= 1.0), and gymnax-style objects."""
 
-import copy
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from trpo_jax.common.checks import require_whole_number
 from trpo_jax.envs.base import Environment, EnvStep
 from trpo_jax.envs.deferred import deferred
+from trpo_jax.envs.parameterized import ParameterizedEnvironment
 from trpo_jax.envs.transforms import transformed
 from trpo_jax.spaces import (
     ActionSpace,
@@ -63,7 +63,7 @@ def _limited(env: "GymnaxEnvironment", episode_length: int | None) -> Environmen
     return GymnaxEnvironment(env.unwrapped, params, env.name)
 
 
-class GymnaxEnvironment(Environment):
+class GymnaxEnvironment(ParameterizedEnvironment):
     """A gymnax environment with fixed parameters.
 
     `env_params` is the environment's parameter object, or a dict of the fields that differ from
@@ -86,23 +86,6 @@ class GymnaxEnvironment(Environment):
     def unwrapped(self) -> Any:
         """The gymnax environment."""
         return self._env
-
-    @property
-    def params(self) -> Any:
-        """Its parameters."""
-        return self._params
-
-    @property
-    def parameters(self) -> Any:
-        """What `randomize` changes."""
-        return self._params
-
-    def with_parameters(self, parameters: Any) -> Self:
-        """The same environment with other parameters; its spaces stay."""
-        other = copy.copy(self)
-        other.recipe = None
-        other._params = parameters
-        return other
 
     @property
     def has_time_limit(self) -> bool:

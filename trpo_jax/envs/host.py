@@ -85,6 +85,39 @@ class HostEnvironment(Environment):
         )
 
 
+def step_buffers(env: HostEnvironment, number: int) -> EnvStep:
+    """Zeros for a step of `number` simulators, with leaves [number, ...], to be written over."""
+
+    def zeros(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        return np.zeros((number, *leaf.shape), leaf.dtype)
+
+    return EnvStep(
+        obs=jax.tree.map(zeros, env.obs_spec),
+        reward=np.zeros(number, np.float32),
+        terminated=np.zeros(number, bool),
+        truncated=np.zeros(number, bool),
+        metrics={name: np.zeros(number, np.float32) for name in env.metrics},
+    )
+
+
+def names_of_metrics(metrics: Any) -> tuple[str, ...]:
+    """The argument `metrics` of an adapter: names of entries of `info`, or one of them."""
+    listed = (metrics,) if isinstance(metrics, str) else metrics
+    if not isinstance(listed, tuple | list) or not all(isinstance(x, str) for x in listed):
+        raise ValueError(f"metrics={metrics!r} must be names of entries of info, such as ('x',)")
+    return tuple(listed)
+
+
+def entry_of_info(env: HostEnvironment, name: str, info: dict[str, Any]) -> Any:
+    """What `info` has under the name of a metric. Raises `EnvironmentFailed` if nothing."""
+    if name not in info:
+        known = ", ".join(sorted(info)) or "none"
+        raise EnvironmentFailed(
+            f"metrics={name!r}: info of {env.name} has no such entry; it has {known}"
+        )
+    return info[name]
+
+
 class TransformedHost(HostEnvironment):
     """A host environment whose actions are repeated and whose steps pass through transforms."""
 

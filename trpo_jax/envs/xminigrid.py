@@ -1,7 +1,6 @@
 """XLand-MiniGrid environments (xminigrid >= 0.9)."""
 
-import copy
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,9 @@ from xminigrid.core.constants import NUM_COLORS, NUM_LAYERS, NUM_TILES
 from xminigrid.environment import Environment as XMiniGridBase
 
 from trpo_jax.common.checks import require_whole_number
-from trpo_jax.envs.base import Environment, EnvStep
+from trpo_jax.envs.base import EnvStep
 from trpo_jax.envs.grids import one_hot_layers
+from trpo_jax.envs.parameterized import ParameterizedEnvironment
 from trpo_jax.spaces import Discrete, shapes_of
 
 _NEEDS_RULES = "without rules it has no goal and every reward is 0; pass ruleset=…, a RuleSet"
@@ -62,7 +62,7 @@ def from_object(env: Any, env_params: Any = None, one_hot: bool = True) -> "XMin
     return XMiniGridEnvironment(env, env_params, one_hot)
 
 
-class XMiniGridEnvironment(Environment):
+class XMiniGridEnvironment(ParameterizedEnvironment):
     """An XLand-MiniGrid environment with fixed parameters.
 
     `env_params` is its parameter object, or a dict of the fields that differ from its defaults.
@@ -90,23 +90,6 @@ class XMiniGridEnvironment(Environment):
     def unwrapped(self) -> Any:
         """The XLand-MiniGrid environment."""
         return self._env
-
-    @property
-    def params(self) -> Any:
-        """Its parameters."""
-        return self._params
-
-    @property
-    def parameters(self) -> Any:
-        """Its parameters, whose arrays, such as a `ruleset`, can be randomised."""
-        return self._params
-
-    def with_parameters(self, parameters: Any) -> Self:
-        """The same environment with other arrays in its parameters."""
-        other = copy.copy(self)
-        other.recipe = None
-        other._params = parameters
-        return other
 
     def reset(self, key: jax.Array):
         """Start an episode."""

@@ -36,11 +36,19 @@ def explaining_what_is_missing() -> Iterator[None]:
         ) from error
 
 
+def captioned(picture: Any, caption: str, color: str = "black") -> Any:
+    """A picture of Pillow's with a line of text in its corner."""
+    from PIL import ImageDraw
+
+    ImageDraw.Draw(picture).text((8, 8), caption, fill=color, font_size=16)
+    return picture
+
+
 def of_playground(env: Any, episode: Any, steps: Iterator[int]) -> Iterator[Any]:
     """Pictures of the states of an episode, with the camera of the model."""
     with explaining_what_is_missing():
         import mujoco
-        from PIL import Image, ImageDraw
+        from PIL import Image
 
         model = env.unwrapped.mj_model
         data = mujoco.MjData(model)
@@ -52,5 +60,4 @@ def of_playground(env: Any, episode: Any, steps: Iterator[int]) -> Iterator[Any]
                 mujoco.mj_forward(model, data)
                 renderer.update_scene(data, camera=0 if model.ncam else -1)
                 picture = Image.fromarray(renderer.render())
-                ImageDraw.Draw(picture).text((8, 8), episode.caption(t), fill="white", font_size=16)
-                yield picture
+                yield captioned(picture, episode.caption(t), "white")

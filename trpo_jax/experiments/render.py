@@ -15,6 +15,7 @@ from trpo_jax.envs.base import Environment, reset_batch, step_batch
 from trpo_jax.envs.host import HostEnvironment
 from trpo_jax.envs.transforms import innermost, innermost_state
 from trpo_jax.experiments import mujoco_pictures
+from trpo_jax.experiments.mujoco_pictures import captioned
 from trpo_jax.experiments.plots import COLORS
 from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS
 from trpo_jax.learner.host_rollout import draw_seeds, naming
@@ -272,20 +273,13 @@ def _pictures_on_host(
             while taken < t:
                 simulators.step(episode.action[taken][None])
                 taken += 1
-            yield _captioned(Image.fromarray(simulators.picture(0)), episode.caption(t))
+            yield captioned(Image.fromarray(simulators.picture(0)), episode.caption(t))
 
 
 def _draw_without_display() -> None:
     """For pygame."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-
-
-def _captioned(picture: Any, caption: str) -> Any:
-    from PIL import ImageDraw
-
-    ImageDraw.Draw(picture).text((8, 8), caption, fill="black", font_size=16)
-    return picture
 
 
 def _write_gif(pictures: Iterator[Any], file: Path) -> Path:
@@ -309,7 +303,7 @@ def _draw_classic_control(env: Any, episode: Episode, steps: Iterator[int]) -> I
             state = _at(episode.states, t)
             inner.state = vis_gym.get_gym_state(state, env.name)
             inner.last_u = getattr(state, "last_u", None)
-            yield _captioned(Image.fromarray(np.asarray(drawn.render())), episode.caption(t))
+            yield captioned(Image.fromarray(np.asarray(drawn.render())), episode.caption(t))
 
 
 def _draw_by_visualizer(env: Any, episode: Episode, steps: Iterator[int]) -> Iterator[Any]:

@@ -1,5 +1,6 @@
 """The agent of an environment that steps on the host: the same functions, compiled in pieces."""
 
+import functools
 from typing import Any
 
 import jax
@@ -60,25 +61,13 @@ class _HostAgent:
             jax.jit(first_state),
             jax.jit(jax.vmap(first_state, in_axes=(0, 0, None, None))),
         )
-        self._complete = per_seed(
-            lambda start, end, record: complete(parts, start, end, record), in_axes=(0, 0, 1)
-        )
+        self._complete = per_seed(functools.partial(complete, parts), in_axes=(0, 0, 1))
         self._update = per_seed(update, in_axes=(0, 0, 1, 0))
-        self._learn = per_seed(
-            lambda state, trajectory, hparams: learn(parts, state, trajectory, hparams)
-        )
-        self._act = jax.jit(
-            lambda state, key, obs, deterministic: acting.act(
-                parts, state, key, obs, deterministic
-            ),
-            static_argnames="deterministic",
-        )
+        self._learn = per_seed(functools.partial(learn, parts))
+        self._act = jax.jit(functools.partial(acting.act, parts), static_argnames="deterministic")
 
     def functions(self) -> Agent:
         """Everything as the functions of an `Agent`."""
-
-        def act(state: TrainState, key: jax.Array, obs: Any, deterministic: bool = False):
-            return act_with(self._act, state, key, obs, deterministic)
 
         def evaluate(
             state: TrainState,
@@ -94,7 +83,7 @@ class _HostAgent:
             init=self.init,
             update=self.update,
             train=self.train,
-            act=act,
+            act=functools.partial(act_with, self._act),
             evaluate=evaluate,
             rollout=self.rollout,
             learn=self.learn,

@@ -17,6 +17,7 @@ from trpo_jax.learner.host_rollout import (
     draw_seeds,
     finite_rows,
     naming,
+    unmerged,
 )
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.types import TrainState
@@ -87,7 +88,7 @@ class HostEvaluation:
                 keys = self._keys(block)
                 if len(shape) == 2:
                     keys = jnp.broadcast_to(keys, (shape[0], _KEYS))
-            batch = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), obs)
+            batch = unmerged(obs, shape)
             env_action, _, _ = self._act[bool(deterministic)](
                 acting, keys, np.int32(t % _KEYS), batch
             )

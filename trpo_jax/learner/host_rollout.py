@@ -77,7 +77,7 @@ class HostRollouts:
         lead = seeds.shape[:-1]
         with naming(self._env, "reset"):
             simulators = self._env.simulators(seeds.reshape(-1).astype(np.int64))
-            obs = jax.tree.map(np.copy, _unmerged(simulators.reset(), seeds.shape))
+            obs = jax.tree.map(np.copy, unmerged(simulators.reset(), seeds.shape))
         fingerprint = _fingerprint(lead, np.zeros((*lead, _WORDS), np.uint32), (seeds, obs))
         self._keep(fingerprint, Begun(simulators, obs))
         return obs, fingerprint
@@ -119,7 +119,7 @@ class HostRollouts:
                 np.asarray, self._act(acting, keys, np.int32(t), obs)
             )
             step = simulators.step(env_action.reshape(-1, *env_action.shape[len(lead) :]))
-            row = (action, log_prob, _unmerged(step, lead))
+            row = (action, log_prob, unmerged(step, lead))
             rest = _empty(config.num_steps, row) if rest is None else rest
             _write(rest, t, row)
             after = rest[2]
@@ -129,7 +129,7 @@ class HostRollouts:
                 after.truncated[t] |= ~finite
                 ended |= ~finite
             fresh = simulators.restart(ended.reshape(-1)) if ended.any() else step.obs
-            obs = _unmerged(fresh, lead)
+            obs = unmerged(fresh, lead)
         assert rest is not None
         return Record(seen, *rest), jax.tree.map(np.copy, obs)
 
@@ -287,7 +287,7 @@ def _write(buffers: Any, t: int, row: Any) -> None:
         buffer[t] = leaf
 
 
-def _unmerged(tree: Any, lead: tuple[int, ...]) -> Any:
+def unmerged(tree: Any, lead: tuple[int, ...]) -> Any:
     """Views [S, N, ...] of arrays [M, ...]."""
     return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), tree)
 
