@@ -44,7 +44,10 @@ SB3_DEFAULTS = {
 
 
 def rollout(rounds: int) -> str:
-    """Seconds of a rollout and of the suite's own loop with the same actions, in turn."""
+    """Transitions per second of a rollout and of the suite's own loop, in turn.
+
+    The policy is untrained in both, so episodes are short and restarts frequent.
+    """
     rows = []
     for env_id, goal in GOALS.items():
         agent = trpo_jax.make_trpo(trpo_jax.make_env(env_id), CONFIG)
@@ -54,16 +57,22 @@ def rollout(rounds: int) -> str:
             agent.parts.env.action_space.from_policy(trajectory.action, CONFIG.action_bounds)
         )
         run = _Advancing(agent.rollout, agent.init(jax.random.key(0)))
-        calls = {"agent": run, "alone": _alone(env_id, actions)}
-        times = interleaved(calls, rounds)
-        ratio = statistics.median(times["agent"] / times["alone"])
-        steps = CONFIG.batch_size
+        alone = _Alone(env_id, actions)
+        times = interleaved({"agent": run, "alone": alone}, rounds)
+        rates = {
+            "alone": alone.transitions() / times["alone"],
+            "agent": CONFIG.batch_size / times["agent"],
+        }
+        ratio = statistics.median(rates["alone"] / rates["agent"])
         rows.append([
-            env_id, f"{steps / np.median(times['alone']):,.0f}",
-            f"{steps / np.median(times['agent']):,.0f}", f"{ratio:.2f}", f"≤ {goal}",
+            env_id, f"{np.median(rates['alone']):,.0f}", f"{np.median(rates['agent']):,.0f}",
+            f"{ratio:.2f}", f"≤ {goal}",
         ])  # fmt: skip
     header = ["environment", "alone, steps/s", "rollout, steps/s", "ratio (median)", "goal"]
-    return "8 environments, 256 steps.\n\n" + report.table(header, rows)
+    return (
+        "8 environments, 256 steps, an untrained policy; steps are transitions.\n\n"
+        + report.table(header, rows)
+    )
 
 
 class _Advancing:
@@ -77,25 +86,37 @@ class _Advancing:
         return rest
 
 
-def _alone(env_id: str, actions: np.ndarray) -> Callable[[], None]:
-    """A loop over the suite's own vector environment."""
-    suite, _, name = env_id.partition("/")
-    if suite == "envpool":
-        import envpool
+class _Alone:
+    """A loop over the suite's own vector environment; it counts the transitions it makes.
 
-        vector = envpool.make(name, env_type="gymnasium", num_envs=CONFIG.num_envs)
-        actions = actions.astype(np.float64)
-    else:
-        import gymnasium
+    The suites reset in the step after an episode's end; that row is no transition.
+    """
 
-        vector = gymnasium.make_vec(name, CONFIG.num_envs, vectorization_mode="sync")
-    vector.reset()
+    def __init__(self, env_id: str, actions: np.ndarray):
+        suite, _, name = env_id.partition("/")
+        if suite == "envpool":
+            import envpool
 
-    def loop() -> None:
-        for action in actions:
-            vector.step(action)
+            self._vector = envpool.make(name, env_type="gymnasium", num_envs=CONFIG.num_envs)
+            actions = actions.astype(np.float64)
+        else:
+            import gymnasium
 
-    return loop
+            self._vector = gymnasium.make_vec(name, CONFIG.num_envs, vectorization_mode="sync")
+        self._actions, self._calls, self._transitions = actions, 0, 0
+        self._vector.reset()
+        self._ended = np.zeros(CONFIG.num_envs, bool)
+
+    def __call__(self) -> None:
+        self._calls += 1
+        for action in self._actions:
+            _, _, terminated, truncated, _ = self._vector.step(action)
+            self._transitions += CONFIG.num_envs - self._ended.sum()
+            self._ended = terminated | truncated
+
+    def transitions(self) -> float:
+        """Transitions per call, on average."""
+        return self._transitions / self._calls
 
 
 class _Silent(trpo_jax.Environment):

@@ -10,7 +10,7 @@ import numpy as np
 
 from trpo_jax.config import HParams
 from trpo_jax.envs.host import HostEnvironment
-from trpo_jax.learner.host_rollout import trajectory_spec
+from trpo_jax.learner.host_trajectory import trajectory_spec
 from trpo_jax.learner.learn import learn
 from trpo_jax.learner.monitoring import UpdateMetrics
 from trpo_jax.learner.trpo import Agent

@@ -1,6 +1,7 @@
 """The agent of an environment that steps on the host: the same functions, compiled in pieces."""
 
 import functools
+import os
 from typing import Any
 
 import jax
@@ -23,7 +24,8 @@ from trpo_jax.learner.beginning import initial_state
 from trpo_jax.learner.bookkeeping import begin_episodes
 from trpo_jax.learner.evaluation import EpisodeStats
 from trpo_jax.learner.host_evaluation import HostEvaluation
-from trpo_jax.learner.host_rollout import HostRollouts, complete, draw_seeds, per_seed
+from trpo_jax.learner.host_rollout import HostRollouts, draw_seeds, per_seed
+from trpo_jax.learner.host_trajectory import complete
 from trpo_jax.learner.learn import learn
 from trpo_jax.learner.monitoring import UpdateMetrics
 from trpo_jax.learner.parts import Parts
@@ -37,7 +39,19 @@ def build_host_agent(parts: Parts) -> Agent:
     and metrics then have a leading axis of seeds, all environments step together, and one compiled
     program learns for all seeds. Hyperparameters are shared, or one [S] per seed.
     """
+    _run_in_this_thread()
     return _HostAgent(parts).functions()
+
+
+def _run_in_this_thread() -> None:
+    """Ask JAX to run programs on CPU in the thread that calls them.
+
+    An action is needed before the next step, so handing each program to another thread only adds
+    the time that thread takes to wake up: as long as the policy itself. JAX reads this setting when
+    it first computes something; JAX_CPU_ENABLE_ASYNC_DISPATCH=1 keeps its own default.
+    """
+    if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 class _HostAgent:

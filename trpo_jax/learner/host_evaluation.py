@@ -12,10 +12,11 @@ from trpo_jax.envs.host import HostEnvironment
 from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS, EpisodeStats
 from trpo_jax.learner.host_rollout import (
     ActingState,
-    acting_program,
+    acting_programs,
     all_finite,
     draw_seeds,
     finite_rows,
+    merged,
     naming,
     unmerged,
 )
@@ -35,7 +36,7 @@ class HostEvaluation:
     def __init__(self, parts: Parts):
         assert isinstance(parts.env, HostEnvironment)
         self._env = parts.env
-        self._act = {mode: acting_program(parts, mode) for mode in (False, True)}
+        self._act = {mode: acting_programs(parts, mode) for mode in (False, True)}
         self._keys = jax.jit(lambda key: jax.random.split(key, _KEYS))
 
     def __call__(
@@ -80,6 +81,7 @@ class HostEvaluation:
         left = np.broadcast_to(quota, shape).reshape(-1).copy()
         tally = _Tally((sims, int(quota.max())), metric_names(self._env))
         played, rows = np.zeros(sims, np.int64), np.arange(sims)
+        act = self._act[bool(deterministic)][len(shape) - 1]
         obs, t = simulators.reset(), 0
         keys = None
         while rows.size:
@@ -88,19 +90,15 @@ class HostEvaluation:
                 keys = self._keys(block)
                 if len(shape) == 2:
                     keys = jnp.broadcast_to(keys, (shape[0], _KEYS))
-            batch = unmerged(obs, shape)
-            env_action, _, _ = self._act[bool(deterministic)](
-                acting, keys, np.int32(t % _KEYS), batch
-            )
-            actions = np.asarray(env_action).reshape(sims, *env_action.shape[len(shape) :])
+            env_action, _, _ = act(acting, keys, np.int32(t % _KEYS), unmerged(obs, shape))
+            actions = merged(env_action, len(shape))
             step = simulators.step(actions[rows], None if rows.size == sims else rows)
             lengths = tally.count(step, rows, played[rows])
             ended = np.zeros(sims, bool)
             ended[rows] = step.terminated[rows] | step.truncated[rows]
             ended[rows] |= lengths >= limit
-            if not all_finite(step.reward[rows], step.obs):  # a simulation that blew up is cut
-                blown = ~(np.isfinite(step.reward) & finite_rows(step.obs, (sims,)))
-                ended[rows] |= blown[rows]
+            if not all_finite(step):  # a simulation that blew up is cut
+                ended[rows] |= ~finite_rows(step)[rows]
             obs, t = step.obs, t + 1
             if ended.any():
                 played[ended] += 1

@@ -8,6 +8,7 @@ transition never joins two histories.
 
 import contextlib
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -16,17 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_jax.envs.base import EnvStep, metric_names, observation_spec
+from trpo_jax.envs.base import EnvStep
 from trpo_jax.envs.host import EnvironmentFailed, HostEnvironment, Simulators
 from trpo_jax.learner.acting import Decision, decide
-from trpo_jax.learner.assembly import example_observation
-from trpo_jax.learner.bookkeeping import begin_again, begin_episodes, count_step
-from trpo_jax.learner.normalization import RunningStatistics, init_tree_statistics
+from trpo_jax.learner.bookkeeping import begin_episodes
+from trpo_jax.learner.normalization import RunningStatistics
 from trpo_jax.learner.parts import Parts
-from trpo_jax.learner.rollout import transitions
 from trpo_jax.learner.small_draws import for_small_draws
-from trpo_jax.learner.types import ActorState, TrainState, Trajectory
-from trpo_jax.spaces import policy_view
+from trpo_jax.learner.types import ActorState, TrainState
 
 _KEPT = 32
 """Runs whose simulators are kept, per agent."""
@@ -68,7 +66,7 @@ class HostRollouts:
         assert isinstance(parts.env, HostEnvironment)
         self._parts, self._env = parts, parts.env
         self._runs: OrderedDict[bytes, Begun] = OrderedDict()
-        self._act = acting_program(parts, deterministic=False)
+        self._act = acting_programs(parts, deterministic=False)
         self._draw = per_seed(lambda key: _draw(key, parts.config.num_steps, parts.config.num_envs))
 
     def begin(self, drawn: jax.Array) -> tuple[Any, np.ndarray]:
@@ -108,30 +106,26 @@ class HostRollouts:
         return state.replace(key=next_key, actor=actor), record, state
 
     def _steps(self, run: Begun, state: TrainState, keys: jax.Array) -> tuple[Record, Any]:
-        config, simulators = self._parts.config, run.simulators
+        num_steps, simulators = self._parts.config.num_steps, run.simulators
         acting = ActingState(state.policy_params, state.obs_statistics)
-        lead = (*state.key.shape, config.num_envs)
-        obs = run.obs
-        seen, rest = _empty(config.num_steps, obs), None
-        for t in range(config.num_steps):
-            _write(seen, t, obs)  # before the step, which may overwrite it
-            env_action, action, log_prob = map(
-                np.asarray, self._act(acting, keys, np.int32(t), obs)
-            )
-            step = simulators.step(env_action.reshape(-1, *env_action.shape[len(lead) :]))
-            row = (action, log_prob, unmerged(step, lead))
-            rest = _empty(config.num_steps, row) if rest is None else rest
-            _write(rest, t, row)
-            after = rest[2]
-            ended = after.terminated[t] | after.truncated[t]
-            if not all_finite(after.reward[t], step.obs):
-                finite = np.isfinite(after.reward[t]) & finite_rows(step.obs, lead)
-                after.truncated[t] |= ~finite
+        lead = (*state.key.shape, self._parts.config.num_envs)
+        act = self._act[state.key.ndim]
+        obs = merged(run.obs, len(lead))
+        seen, rest = _Rows(num_steps), _Rows(num_steps)
+        for t in range(num_steps):
+            seen.write(t, obs)  # before the step, which may overwrite it
+            chosen = act(acting, keys, np.int32(t), unmerged(obs, lead))
+            env_action, action, log_prob = merged(chosen, len(lead))
+            step = simulators.step(env_action)
+            rest.write(t, (action, log_prob, step))
+            ended = step.terminated | step.truncated
+            if not all_finite(step):
+                finite = finite_rows(step)
+                rest.tree[2].truncated[t] |= ~finite
                 ended |= ~finite
-            fresh = simulators.restart(ended.reshape(-1)) if ended.any() else step.obs
-            obs = unmerged(fresh, lead)
-        assert rest is not None
-        return Record(seen, *rest), jax.tree.map(np.copy, obs)
+            obs = simulators.restart(ended) if ended.any() else step.obs
+        record = Record(seen.tree, *rest.tree)
+        return unmerged(record, (num_steps, *lead), 2), jax.tree.map(np.copy, unmerged(obs, lead))
 
     def _keep(self, fingerprint: np.ndarray, run: Begun) -> None:
         self.forget(fingerprint)
@@ -146,75 +140,10 @@ class HostRollouts:
             run.simulators.close()
 
 
-def complete(
-    parts: Parts, start: TrainState, end: TrainState, record: Record
-) -> tuple[TrainState, Trajectory]:
-    """The trajectory of a record, and the state after it with its episodes; traced.
-
-    `start` and `end` are the states before and after the rollout.
-    """
-    shape = record.step.reward.shape
-    step = record.step._replace(
-        reward=jnp.asarray(record.step.reward, jnp.float32),
-        truncated=record.step.truncated & ~record.step.terminated,
-        metrics={
-            name: jnp.where(jnp.isfinite(value), value, 0)
-            for name, value in (record.step.metrics or {}).items()
-        },
-    )
-
-    def advance(episodes: Any, one: EnvStep) -> Any:
-        counted = count_step(episodes, one)
-        return begin_again(counted, one.terminated | one.truncated), counted
-
-    per_step = step._replace(obs=())
-    episodes, counted = jax.lax.scan(advance, start.actor.episodes, per_step)
-    rows = jax.tree.map(_as_rows, (record.obs, record.action, record.log_prob, step))
-    obs, action, log_prob, flat_step = rows
-    counted = jax.tree.map(
-        lambda leaf: _as_rows(leaf) if leaf.shape[:2] == shape else leaf, counted
-    )
-    acting = ActingState(start.policy_params, start.obs_statistics)
-    distribution = decide(parts, acting, jax.random.key(0), obs, deterministic=True).distribution
-    flat = transitions(
-        parts.env, start.num_updates, obs, action, log_prob, distribution, flat_step, counted
-    )
-    trajectory = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), flat)
-    return end.replace(actor=end.actor.replace(episodes=episodes)), trajectory
-
-
-def trajectory_spec(parts: Parts) -> Trajectory:
-    """Shapes and types of a trajectory [T, N, ...]; nothing steps."""
-    num_steps, num_envs, env = parts.config.num_steps, parts.config.num_envs, parts.env
-
-    def row(obs: Any) -> Any:
-        key, zeros = jax.random.key(0), jnp.zeros(num_envs)
-        example = example_observation(env)
-        params = parts.policy.init(key, policy_view(example))
-        statistics = init_tree_statistics(observation_spec(env))
-        chosen = decide(parts, ActingState(params, statistics), key, obs)
-        log_prob = chosen.distribution.log_prob(chosen.action)
-        metrics = dict.fromkeys(metric_names(env), zeros)
-        step = EnvStep(obs, zeros, zeros > 0, zeros > 0, metrics)
-        episodes = begin_episodes(num_envs, metric_names(env))
-        return transitions(
-            env, jnp.int32(0), obs, chosen.action, log_prob, chosen.distribution, step, episodes
-        )
-
-    obs = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((num_envs, *leaf.shape), leaf.dtype),
-        observation_spec(env),
-    )
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((num_steps, *leaf.shape), leaf.dtype),
-        jax.eval_shape(row, obs),
-    )
-
-
-def acting_program(parts: Parts, deterministic: bool) -> Callable[..., Any]:
+def acting_programs(parts: Parts, deterministic: bool) -> tuple[Callable[..., Any], ...]:
     """(acting state, keys [T], t, obs [N, ...]) -> (action for the environment, action, log-prob).
 
-    Compiled; with keys [S, T] everything has a leading axis of seeds.
+    Compiled: the first for one seed, the second for keys [S, T] and all else with an axis of seeds.
     """
 
     def act(state: ActingState, keys: jax.Array, t: jax.Array, obs: Any) -> Any:
@@ -222,8 +151,7 @@ def acting_program(parts: Parts, deterministic: bool) -> Callable[..., Any]:
         log_prob = chosen.distribution.log_prob(chosen.action)
         return chosen.env_action, chosen.action, log_prob
 
-    one, several = jax.jit(act), jax.jit(jax.vmap(act, in_axes=(0, 0, None, 0)))
-    return lambda state, keys, t, obs: (several if keys.ndim == 2 else one)(state, keys, t, obs)
+    return jax.jit(act), jax.jit(jax.vmap(act, in_axes=(0, 0, None, 0)))
 
 
 def per_seed(function: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
@@ -277,42 +205,55 @@ def _begun_anew(actor: ActorState, obs: Any, fingerprint: np.ndarray) -> ActorSt
     return actor.replace(env_state=jnp.asarray(fingerprint), obs=_on_device(obs), episodes=episodes)
 
 
-def _empty(num_steps: int, row: Any) -> Any:
-    """Buffers for T rows like this one."""
-    return jax.tree.map(lambda leaf: np.empty((num_steps, *leaf.shape), leaf.dtype), row)
+class _Rows:
+    """A tree of arrays [T, ...], written row by row; the first row tells shapes and types."""
+
+    def __init__(self, num_rows: int):
+        self.tree: Any = None
+        self._num_rows = num_rows
+        self._leaves: list[np.ndarray] = []
+
+    def write(self, t: int, row: Any) -> None:
+        """Write row t."""
+        if self.tree is None:
+            self.tree = jax.tree.map(
+                lambda leaf: np.empty((self._num_rows, *leaf.shape), leaf.dtype), row
+            )
+            self._leaves = jax.tree.leaves(self.tree)
+        for buffer, leaf in zip(self._leaves, jax.tree.leaves(row), strict=True):
+            buffer[t] = leaf
 
 
-def _write(buffers: Any, t: int, row: Any) -> None:
-    for buffer, leaf in zip(jax.tree.leaves(buffers), jax.tree.leaves(row), strict=True):
-        buffer[t] = leaf
+def merged(tree: Any, axes: int) -> Any:
+    """NumPy arrays [M, ...] of arrays [N, ...] or [S, N, ...]: with 1 or 2 leading axes."""
+    if axes == 1:
+        return jax.tree.map(np.asarray, tree)
+    return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[axes:]), tree)
 
 
-def unmerged(tree: Any, lead: tuple[int, ...]) -> Any:
-    """Views [S, N, ...] of arrays [M, ...]."""
-    return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), tree)
+def unmerged(tree: Any, lead: tuple[int, ...], axes: int = 1) -> Any:
+    """Views [*lead, ...] of arrays whose first `axes` axes are those of `lead`, merged or not."""
+    if len(lead) == axes:
+        return tree
+    return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[axes:]), tree)
 
 
-def all_finite(reward: np.ndarray, obs: Any) -> bool:
-    """A quick test; false alarms are settled row by row."""
-    total = reward.sum() + sum(
-        leaf.sum() for leaf in jax.tree.leaves(obs) if leaf.dtype.kind == "f"
-    )
-    return bool(np.isfinite(total))
+def all_finite(step: EnvStep) -> bool:
+    """A quick test of rewards and observations; false alarms are settled row by row."""
+    total = step.reward.sum()
+    for leaf in jax.tree.leaves(step.obs):
+        if leaf.dtype.kind == "f":
+            total += leaf.sum()
+    return math.isfinite(total)
 
 
-def finite_rows(obs: Any, lead: tuple[int, ...]) -> np.ndarray:
-    """bool [*lead]: whether all numbers of an observation are finite; leaves [M, ...]."""
-    checks = [
-        np.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1)
-        for leaf in jax.tree.leaves(obs)
-        if leaf.dtype.kind == "f"
-    ]
-    return np.logical_and.reduce(checks).reshape(lead) if checks else np.ones(lead, bool)
-
-
-def _as_rows(leaf: jax.Array) -> jax.Array:
-    """[T, N, ...] -> [T · N, ...]."""
-    return leaf.reshape(-1, *leaf.shape[2:])
+def finite_rows(step: EnvStep) -> np.ndarray:
+    """bool [M]: whether the reward and all numbers of the observation are finite."""
+    finite = np.isfinite(step.reward)
+    for leaf in jax.tree.leaves(step.obs):
+        if leaf.dtype.kind == "f":
+            finite &= np.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1)
+    return finite
 
 
 def _on_device(obs: Any) -> Any:
