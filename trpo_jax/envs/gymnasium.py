@@ -147,10 +147,10 @@ class GymnasiumSimulators(Simulators):
 
     def step(self, actions: np.ndarray, rows: np.ndarray | None = None) -> EnvStep:
         """Step some of the environments."""
-        kept, decode = self._step, self._env.decode
+        kept = self._step
         chosen = range(len(self.envs)) if rows is None else rows
-        for action, row in zip(actions, chosen, strict=True):
-            obs, reward, terminated, truncated, info = self.envs[row].step(decode(action))
+        for action, row in zip(self._env.decode(actions), chosen, strict=True):
+            obs, reward, terminated, truncated, info = self.envs[row].step(action)
             kept.reward[row] = self._number(reward)
             kept.terminated[row] = terminated
             kept.truncated[row] = truncated

@@ -62,7 +62,7 @@ def _kept_type(dtype: Any) -> Any:
 
 
 def actions(space: gymnasium.Space, name: str) -> tuple[ActionSpace, Encode]:
-    """Our action space, and the way from one of its actions to one of `space`.
+    """Our action space, and the way from an array of its actions to a sequence of those of `space`.
 
     Offsets of Discrete are added; MultiBinary, and Tuple and Dict of discrete parts, become
     MultiDiscrete. Raises `ValueError` for other spaces.
@@ -70,17 +70,17 @@ def actions(space: gymnasium.Space, name: str) -> tuple[ActionSpace, Encode]:
     if isinstance(space, spaces.Box):
         shape = space.shape
 
-        def box_action(action: np.ndarray) -> np.ndarray:
-            exact = np.reshape(action, shape).astype(space.dtype)
+        def box_actions(chosen: np.ndarray) -> np.ndarray:
+            exact = np.reshape(chosen, (-1, *shape)).astype(space.dtype)
             return np.clip(exact, space.low, space.high)  # a float32 bound may lie outside
 
-        return Box(space.low, space.high, shape), box_action
+        return Box(space.low, space.high, shape), box_actions
     if isinstance(space, spaces.Discrete):
         start = int(space.start)
-        return Discrete(int(space.n)), lambda action: start + int(action)
+        return Discrete(int(space.n)), lambda chosen: (chosen.astype(int) + start).tolist()
     parts = list(_discrete_parts(space, name))
     sizes = tuple(size for part_sizes, _ in parts for size in part_sizes)
-    return MultiDiscrete(sizes), lambda action: _rebuild(space, list(action))
+    return MultiDiscrete(sizes), lambda chosen: [_rebuild(space, list(one)) for one in chosen]
 
 
 def flat_mask(mask: Any, space: gymnasium.Space) -> np.ndarray:
