@@ -131,9 +131,9 @@ def measure(env_id: str, backend: str, quick: bool) -> dict[str, Any]:
         row["action"] = describe(env.action_space)
         checked = trpo_jax.check_environment(env, num_steps=200 if quick else 1001)
         found = [f"{each.promise}: {each.detail}" for each in checked.failures]
-        compile_seconds, rate, history, state = trained(env, 0.2 if quick else 2.0)
+        compile_seconds, rate, history, states = trained(env, 0.2 if quick else 2.0)
         row["compile, s"], row["steps/s"] = f"{compile_seconds:.1f}", f"{rate:.0f}"
-        found += complaints(state, history)
+        found += complaints(*states, history)
         row["status"] = short("; ".join(found)) or ok(checked, history)
     except Exception as error:
         row["status"] = f"{type(error).__name__}: {short(str(error))}"
@@ -143,13 +143,14 @@ def measure(env_id: str, backend: str, quick: bool) -> dict[str, Any]:
 
 
 def trained(env: trpo_jax.Environment, seconds: float):
-    """Two updates, and more for some seconds: compilation, steps per second, metrics, state.
+    """Two updates, and more for some seconds: compilation, steps per second, metrics, states.
 
     Compilation is what `init` and the first update take longer than the second.
     """
     agent = trpo_jax.make_trpo(env, CONFIG)
     times = [time.perf_counter()]
-    state, first = jax.block_until_ready(agent.update(agent.init(jax.random.key(0))))
+    begun = agent.init(jax.random.key(0))
+    state, first = jax.block_until_ready(agent.update(begun))
     times.append(time.perf_counter())
     state, second = jax.block_until_ready(agent.update(state))
     times.append(time.perf_counter())
@@ -159,7 +160,7 @@ def trained(env: trpo_jax.Environment, seconds: float):
         updates += 1
     rate = updates * CONFIG.batch_size / (time.perf_counter() - start)
     compile_seconds = times[1] - times[0] - (times[2] - times[1])
-    return max(compile_seconds, 0.0), rate, (first, second), state
+    return max(compile_seconds, 0.0), rate, (first, second), (begun, state)
 
 
 def ok(checked: trpo_jax.EnvironmentReport, history) -> str:
@@ -170,7 +171,7 @@ def ok(checked: trpo_jax.EnvironmentReport, history) -> str:
     return f"ok ({'; '.join(remarks)})" if remarks else "ok"
 
 
-def complaints(state, history) -> list[str]:
+def complaints(begun, state, history) -> list[str]:
     """What is wrong after the updates; nothing, one hopes."""
     found = []
     bad = not_finite(problems.without_environment(state))
@@ -184,6 +185,9 @@ def complaints(state, history) -> list[str]:
             found.append(f"only {float(metrics.valid_fraction):.0%} of the data is valid")
         if bool(metrics.alarms.off_policy):
             found.append("refused its own data as off-policy")
+    before, after = (jax.tree.leaves(each.policy_params) for each in (begun, state))
+    if all(map(np.array_equal, before, after)) and any(bool(each.accepted) for each in history):
+        found.append("steps were accepted, and the policy is what it was")
     return found + [f"not finite: {name}" for name in sorted(set(bad))]
 
 

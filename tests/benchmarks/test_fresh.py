@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BEFORE = '"""Adds."""\n\n\ndef add(a, b):\n    return a + b\n'
 SAME = '"""Sums up."""\n\n\ndef add(a, b):\n    """The sum."""\n    return a + b  # of both\n'
 OTHER = '"""Adds."""\n\n\ndef add(a, b):\n    return b + a\n'

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MINIATURES = [
     "devices --quick",
     "doctor --quick",

@@ -11,7 +11,7 @@ import pytest
 import trpo_jax
 from trpo_jax import HParams, TRPOConfig
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import baselines
 
 CONFIG = TRPOConfig()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HASTY = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 """For processes whose programs run once."""
 PEERS = ROOT / "benchmarks" / "peers"
