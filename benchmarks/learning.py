@@ -26,6 +26,7 @@ TARGETS = {
     "inverted_pendulum": ({"backend": "spring"}, 950.0, ""),
     "reacher": ({"backend": "spring"}, None, ""),
     "hopper": ({"backend": "spring"}, None, ""),
+    "playground/CartpoleBalance": ({}, 900.0, ""),
 }
 HEADER = (
     "environment", "seeds", "episodes", "steps", "first return", "mean", "worst seed", "all seeds",

@@ -126,7 +126,7 @@ class TRPOConfig:
     value_minibatch_size: int | None = _setting(
         None,
         "examples per gradient step of the value fit; none: the divisor of the batch size nearest "
-        "to 128, but at least 32",
+        "to a sixteenth of it, or to 128 if that is more, but at least 32",
         lambda size: size is None or size >= 1,
         "None or a whole number >= 1",
     )
@@ -177,7 +177,8 @@ class TRPOConfig:
         """Examples per gradient step of the value fit; always divides the batch."""
         if self.value_minibatch_size:
             return self.value_minibatch_size
-        usable = [size for size in _divisors(self.batch_size, 128) if size >= 32]
+        wanted = max(128, self.batch_size // 16)
+        usable = [size for size in _divisors(self.batch_size, wanted) if size >= 32]
         return usable[0] if usable else self.batch_size
 
     def replace(self, **changes) -> Self:

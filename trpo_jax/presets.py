@@ -73,12 +73,18 @@ _PRESETS: dict[str, Preset] = {
         HParams(max_kl=0.03),
         total_steps=2_000_000,
     ),
+    # Half the batch with twice the δ learns as fast, and falls back more often.
+    "playground/CartpoleBalance": Preset(
+        TRPOConfig(num_envs=32, num_steps=128, value_epochs=5, normalize_observations=True),
+        HParams(value_learning_rate=3e-3),
+        total_steps=1_000_000,
+    ),
 }
 
 
 def get_preset(env_id: str) -> Preset:
-    """The preset for an environment id, with or without its suite; `DEFAULT` if it has none."""
-    return _PRESETS.get(env_id.rpartition("/")[2], DEFAULT)
+    """The preset for an environment id, of gymnax and brax also without the suite, or `DEFAULT`."""
+    return _PRESETS.get(env_id) or _PRESETS.get(env_id.rpartition("/")[2], DEFAULT)
 
 
 def list_presets() -> list[str]:
