@@ -110,7 +110,7 @@ class Hurt(Counting):
         obs, reward, terminated, truncated, info = super().step(action)
         if (self.episode, self.time) == (1, 3):
             if self.fault == "raise":
-                raise RuntimeError("the simulator is broken")
+                raise RuntimeError("the simulator\nis broken")
             if self.fault == "nan reward":
                 reward = float("nan")
             else:

@@ -439,6 +439,8 @@ def test_what_is_only_a_little_odd_is_taken():
     tight = spaces.Box(-0.1, 0.1, (1,), np.float64)  # float32(0.1) lies outside
     env = make_env(lambda: Odd(action_space=tight))
     stepped(env, env.action_space.from_policy(jnp.full((2, 1), 9.0), "clip"))
+    whole = make_env(lambda: Odd(action_space=spaces.Box(-5, 5, (1,), np.int64)))
+    assert [int(x[0]) for x in whole.decode(np.array([[1.6], [-1.6], [9.0]]))] == [2, -2, 5]
     several = spaces.MultiDiscrete([2, 3])
     mask = (np.array([1, 0], np.int8), np.array([0, 1, 1], np.int8))
     env = make_env(lambda: Odd(action_space=several, mask=mask))

@@ -71,7 +71,8 @@ def actions(space: gymnasium.Space, name: str) -> tuple[ActionSpace, Encode]:
         shape = space.shape
 
         def box_actions(chosen: np.ndarray) -> np.ndarray:
-            exact = np.reshape(chosen, (-1, *shape)).astype(space.dtype)
+            whole = np.issubdtype(space.dtype, np.integer)
+            exact = (np.rint(chosen) if whole else chosen).reshape(-1, *shape).astype(space.dtype)
             return np.clip(exact, space.low, space.high)  # a float32 bound may lie outside
 
         return Box(space.low, space.high, shape), box_actions

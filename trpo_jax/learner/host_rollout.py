@@ -176,8 +176,9 @@ def naming(env: HostEnvironment, function: str) -> Iterator[None]:
     except EnvironmentFailed:
         raise
     except Exception as error:
+        message = " ".join(str(error).split())  # one line, whatever the simulator says
         raise EnvironmentFailed(
-            f"{function} of {env.name} raised {type(error).__name__}: {error}"
+            f"{function} of {env.name} raised {type(error).__name__}: {message}"
         ) from error
 
 
