@@ -11,8 +11,10 @@ from .envs import (
     list_environments,
     make_env,
 )
+from .experiments.comparison import Comparison, compare
 from .experiments.conformance import CheckedPromise, EnvironmentReport, check_environment
 from .experiments.doctor import Diagnosis, Finding, diagnose
+from .experiments.guard import Guard
 from .experiments.specification import RunOptions
 from .experiments.sweep import SweepResult, sweep
 from .experiments.training import TrainedRun, load_run, train_run
@@ -84,6 +86,7 @@ __all__ = [
     "CGResult",
     "Categorical",
     "CheckedPromise",
+    "Comparison",
     "Critic",
     "Diagnosis",
     "DiagonalGaussian",
@@ -94,6 +97,7 @@ __all__ = [
     "EnvironmentReport",
     "EpisodeStats",
     "Finding",
+    "Guard",
     "HParams",
     "HostEnvironment",
     "LineSearchResult",
@@ -125,6 +129,7 @@ __all__ = [
     "adapted_scale",
     "cg_solve",
     "check_environment",
+    "compare",
     "critic_from_flax",
     "diagnose",
     "fit_value",

@@ -9,7 +9,7 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 
-from trpo_jax.cli import check, inspect, sweep, train
+from trpo_jax.cli import check, compare, inspect, sweep, train
 
 _USAGE = """\
 usage: trpo-jax COMMAND …
@@ -18,6 +18,7 @@ usage: trpo-jax COMMAND …
                 tuned for ENV; `trpo-jax train --resume RUN` continues a run
   sweep ENV     train a grid of hyperparameters, or random ones, in parallel
   evaluate RUN  play episodes with a trained policy
+  compare A B   say whether the policy of run B is better than that of run A
   plot RUN …    draw the plots of one or several runs
   render RUN    write an episode to watch
   doctor RUN    say what went wrong in a run, if anything, and what to change
@@ -32,6 +33,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train.train,
     "sweep": sweep.sweep,
     "evaluate": inspect.evaluate,
+    "compare": compare.compare,
     "plot": inspect.plot,
     "render": inspect.render,
     "doctor": inspect.doctor,

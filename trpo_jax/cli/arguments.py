@@ -131,6 +131,33 @@ class EvaluateArguments:
 
 
 @dataclasses.dataclass(frozen=True)
+class CompareArguments:
+    """Play the same episodes with the policies of two runs, and say whether that of RUN_B is
+    better, with a paired bootstrap interval of the difference B − A."""
+
+    run_a: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_A")]
+    """Run directory of A."""
+    run_b: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_B")]
+    """Run directory of B; may be the same, with another checkpoint."""
+    episodes: int = 512
+    """Episodes that each policy plays."""
+    confidence: float = 0.95
+    """Confidence of the interval, and so of the verdict."""
+    checkpoint_a: str = "last"
+    """Which state of A: last, best, or the number of updates of a checkpoint."""
+    checkpoint_b: str = "last"
+    """Which state of B."""
+    seed_a: int | None = None
+    """Which seed of A, if it has several. By default the first."""
+    seed_b: int | None = None
+    """Which seed of B."""
+    stochastic: bool = False
+    """Sample actions from the policies, as in training, instead of taking their modes."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
 class PlotArguments:
     """Draw the plots of one run, or of several runs together."""
 

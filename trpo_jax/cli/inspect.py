@@ -32,7 +32,7 @@ def evaluate(argv: list[str]) -> int:
     path = arguments.run / "best" if arguments.best else arguments.run
     if not arguments.best and (path / "sweep.json").is_file():
         raise ValueError(f"run={path} is a sweep; --best evaluates its best training")
-    run, agent, state = _load(path, arguments.checkpoint)
+    run, agent, state = load(path, arguments.checkpoint)
     from trpo_jax.experiments.evaluation import evaluate_state
     from trpo_jax.experiments.files import to_json
 
@@ -77,7 +77,7 @@ def render(argv: list[str]) -> int:
     from trpo_jax.experiments import mujoco_pictures
 
     mujoco_pictures.prefer_a_backend_without_display()
-    run, agent, state = _load(arguments.run, arguments.checkpoint)
+    run, agent, state = load(arguments.run, arguments.checkpoint)
     from trpo_jax.experiments import render, states
     from trpo_jax.experiments.evaluation import evaluation_key
 
@@ -156,7 +156,7 @@ def envs(argv: list[str]) -> int:
     return 0
 
 
-def _load(path: Path, checkpoint: str) -> tuple["Run", "Agent", Any]:
+def load(path: Path, checkpoint: str) -> tuple["Run", "Agent", Any]:
     """A run, its agent and one of its states."""
     from trpo_jax.experiments import run_directory, runner, states
 

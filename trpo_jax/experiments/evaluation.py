@@ -14,13 +14,13 @@ from trpo_jax.experiments.devices import Devices
 from trpo_jax.experiments.files import read_lines
 from trpo_jax.experiments.loggers import JsonLines
 from trpo_jax.experiments.run_directory import Run
+from trpo_jax.experiments.statistics import bootstrap_interval
 from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS, EpisodeStats
 from trpo_jax.learner.trpo import Agent
 
 _EVALUATION_SEED = 0x65766131
 """Shared by all evaluations of all runs, so that policies are compared on the same episodes. It is
 folded into a key of its own, which no training seed (below 2³¹) can produce."""
-_RESAMPLES = 2000
 EPISODES_DURING_TRAINING = 32
 _MAX_EVALUATIONS = 10
 _EVALUATION_SHARE = 0.1
@@ -96,18 +96,6 @@ def _metric_means(stats: EpisodeStats) -> dict[str, dict[str, float]]:
         }
         for field in ("metrics", "metrics_last")
     }
-
-
-def bootstrap_interval(samples: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean of samples [n]; the mean itself if n = 1."""
-    from scipy.stats import bootstrap
-
-    if samples.size == 1 or np.ptp(samples) == 0:
-        return float(samples[0]), float(samples[0])
-    interval = bootstrap(
-        (samples,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=0
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
 
 
 def evaluation_key() -> jax.Array:

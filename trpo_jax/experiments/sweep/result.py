@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trpo_jax.config import HParams, TRPOConfig
-from trpo_jax.experiments.evaluation import bootstrap_interval
+from trpo_jax.experiments.statistics import bootstrap_interval
 from trpo_jax.experiments.sweep.settings import Setting
 from trpo_jax.learner.monitoring import UpdateMetrics
 from trpo_jax.learner.types import TrainState

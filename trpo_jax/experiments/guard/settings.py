@@ -1,0 +1,70 @@
+"""The settings of a guard, which a run keeps."""
+
+import math
+import numbers
+from typing import Any, NamedTuple
+
+from trpo_jax.common.checks import require_whole_number
+
+
+class Guard(NamedTuple):
+    """When a policy may replace the one in service: only if a test shows that it may.
+
+    The policy in service is kept in the run's directory `best`. docs/guard.md has the mathematics.
+    """
+
+    confidence: float = 0.95
+    """Probability that, in the whole training, no policy comes into service that falls short of the
+    one before it by `margin` or more."""
+    margin: float = 0.0
+    """By how much less return a policy may have and still count as not worse. With 0, only better
+    ones come into service."""
+    share: float = 0.1
+    """Environment steps of all tests, as a share of the training's steps so far."""
+    every: int | None = None
+    """Updates between tests. By default a tenth of the run."""
+
+
+def as_guard(guard: Any) -> Guard | None:
+    """A guard with Python's numbers; a number is its confidence. Raises `ValueError` if it has
+    values that cannot work."""
+    if guard is None:
+        return None
+    if _is_number(guard):
+        guard = Guard(guard)
+    if not isinstance(guard, Guard):
+        raise ValueError(
+            f"guard={guard!r} must be a trpo_jax.Guard, a confidence such as 0.95, or None"
+        )
+    for name in ("confidence", "margin", "share"):
+        if not _is_number(getattr(guard, name)):
+            raise ValueError(f"{_option(name)}={getattr(guard, name)!r} must be a number")
+    if not 0.5 <= guard.confidence < 1:
+        raise ValueError(f"guard={guard.confidence} must be a confidence in [0.5, 1), such as 0.95")
+    if not (guard.margin >= 0 and math.isfinite(guard.margin)):
+        raise ValueError(f"guard_margin={guard.margin} must be a return >= 0")
+    if not 0 < guard.share <= 1:
+        raise ValueError(f"guard_share={guard.share} must be in (0, 1], such as 0.1")
+    if guard.every is not None:
+        require_whole_number("guard_every", guard.every)
+    every = None if guard.every is None else int(guard.every)
+    return Guard(float(guard.confidence), float(guard.margin), float(guard.share), every)
+
+
+def require_alone(name: str, value: Any, num_seeds: int, devices: int) -> None:
+    """Raise `ValueError` unless a run has one seed and one device, as tests of its policy need."""
+    if num_seeds > 1:
+        raise ValueError(
+            f"{name}={value} does not go with num_seeds={num_seeds}: each seed has a policy of its "
+            "own; train the seeds one by one"
+        )
+    if devices > 1:
+        raise ValueError(f"{name}={value} does not go with devices={devices}; use one device")
+
+
+def _option(name: str) -> str:
+    return "guard" if name == "confidence" else f"guard_{name}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
