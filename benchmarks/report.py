@@ -22,6 +22,7 @@ PATHS = {
     "doctor": ("trpo_jax/experiments/doctor", *_TRAINING),
     "environments": ("trpo_jax/envs", "trpo_jax/experiments/conformance", "trpo_jax/learner"),
     "gpu": _TRAINING,
+    "guard": ("trpo_jax/experiments/guard", "trpo_jax/experiments/statistics"),
     "host": ("trpo_jax/envs", "trpo_jax/learner"),
     "lanes": _TRAINING,
     "learning": ("trpo_jax/envs", "trpo_jax/presets.py", *_TRAINING),

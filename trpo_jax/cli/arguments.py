@@ -8,10 +8,11 @@ import tyro
 
 from trpo_jax.cli.parsing import TotalSteps
 from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.experiments.guard.settings import Guard
 from trpo_jax.experiments.specification import RunOptions
 from trpo_jax.presets import DEFAULT
 
-_DEFAULT_OPTIONS = RunOptions()
+_DEFAULT_OPTIONS, _NO_GUARD = RunOptions(), Guard()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,15 @@ class TrainArguments:
     """Number of seeds, counted from --seed, to train in parallel in one program."""
     total_steps: TotalSteps = DEFAULT.total_steps
     """Environment steps per seed, rounded up to whole updates."""
+    guard: float | None = None
+    """Keep a policy in service, in RUN/best, and replace it only by one that tests show to be
+    better, or worse by less than --guard-margin; with this probability no replacement is wrong."""
+    guard_margin: float = _NO_GUARD.margin
+    """By how much less return a policy may have and still replace the one in service."""
+    guard_share: float = _NO_GUARD.share
+    """Environment steps of the guard's tests, as a share of the training's."""
+    guard_every: int | None = _NO_GUARD.every
+    """Updates between tests of the guard. By default a tenth of the run."""
     output: tyro.conf.OmitArgPrefixes[RunOptions] = _DEFAULT_OPTIONS
     distributed: bool = False
     """Train on the devices of several processes, all started with this command. Under SLURM and

@@ -85,6 +85,29 @@ def _optional_whole_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec 
     )
 
 
+@_registry.primitive_rule
+def _optional_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """`float | None`, alike."""
+    if info.type != float | None:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT|none",
+        instance_from_str=lambda words: _number_or_none(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, int | float),
+        str_from_instance=lambda value: [str(value).lower()],
+    )
+
+
+def _number_or_none(word: str) -> float | None:
+    if word.lower() == "none":
+        return None
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(f"{word!r} is neither a number nor none") from None
+
+
 def _whole_number_or_none(word: str) -> int | None:
     if word.lower() == "none":
         return None

@@ -6,7 +6,7 @@ import re
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 
@@ -15,6 +15,7 @@ from trpo_jax.cli.parsing import keywords_of, parse, preset_of
 
 if TYPE_CHECKING:
     from trpo_jax.experiments.devices import Devices
+    from trpo_jax.experiments.guard.settings import Guard
     from trpo_jax.experiments.specification import RunSpec
     from trpo_jax.learner.trpo import Agent
 
@@ -51,6 +52,34 @@ def _leave(error: BaseException) -> NoReturn:
     os._exit(code)
 
 
+_GUARD = ("guard", "guard_margin", "guard_share", "guard_every")
+
+
+def _guard_of(arguments: TrainArguments) -> "Guard | None":
+    """The guard that the options describe. Raises `ValueError` if they do not go together."""
+    from trpo_jax.experiments.guard.settings import Guard, as_guard
+
+    if arguments.guard is not None:
+        return as_guard(Guard(*(getattr(arguments, name) for name in _GUARD)))
+    for name in _GUARD[1:]:
+        if getattr(arguments, name) != getattr(TrainArguments(), name):
+            raise ValueError(
+                f"{name}={getattr(arguments, name)} goes with --guard only, such as --guard 0.95"
+            )
+    return None
+
+
+def _guard_arguments(guard: "Guard | None") -> dict[str, Any]:
+    """The options that describe a guard."""
+    return {} if guard is None else dict(zip(_GUARD, guard, strict=True))
+
+
+def _require_one_policy(spec: "RunSpec", arguments: TrainArguments, devices: "Devices") -> None:
+    from trpo_jax.experiments.guard.settings import require_one_policy
+
+    require_one_policy(spec.guard, arguments.output.target_return, spec.num_seeds, devices.number)
+
+
 def _train(argv: list[str], arguments: TrainArguments) -> int:
     if arguments.resume is None:
         return _train_from_scratch(arguments)
@@ -67,6 +96,7 @@ def _train_arguments(argv: list[str], default: TrainArguments | None = None) -> 
     from trpo_jax.experiments.specification import require_options
 
     require_options(arguments.seed, arguments.num_seeds, arguments.total_steps, arguments.output)
+    _guard_of(arguments)
     for name in ("coordinator", "num_processes", "process_id"):
         if getattr(arguments, name) is not None and not arguments.distributed:
             raise ValueError(f"{name}={getattr(arguments, name)} goes with --distributed only")
@@ -90,9 +120,11 @@ def _train_from_scratch(arguments: TrainArguments) -> int:
         hparams=arguments.hparams,
         seed=arguments.seed,
         num_seeds=arguments.num_seeds,
+        guard=_guard_of(arguments),
     )
     agent, devices = states.make_agent(spec), Devices(arguments.output.devices)
     devices.require_equal_parts(spec)
+    _require_one_policy(spec, arguments, devices)
     path = arguments.out or run_directory.default_directory(arguments.env)
     if devices.is_first:
         files.create_directory(path)
@@ -114,6 +146,7 @@ def _resume(argv: list[str], path: Path) -> int:
         total_steps=run.total_steps,
         env_args=tuple(f"{name}={value!r}" for name, value in spec.env_kwargs.items()),
         output=run.options,
+        **_guard_arguments(spec.guard),
     )
     arguments = _train_arguments(argv, before)
     _require_same_settings(arguments, before)
@@ -126,6 +159,7 @@ def _resume(argv: list[str], path: Path) -> int:
         )
     agent, devices = states.make_agent(spec), Devices(arguments.output.devices)
     devices.require_equal_parts(spec)
+    _require_one_policy(spec, arguments, devices)
     console = Console(stderr=True, quiet=not devices.is_first)
     if not done:
         text = f"run={path} has no checkpoint to go on from; it starts again at update 1"
@@ -168,7 +202,7 @@ def _require_same_settings(given: TrainArguments, before: TrainArguments) -> Non
     """Raise `ValueError` unless a resumed run keeps all that determines its numbers."""
     if given.out is not None:
         raise ValueError(f"out={given.out} does not go with --resume; leave it out")
-    for name in ("config", "hparams", "env", "seed", "num_seeds", "env_args"):
+    for name in ("config", "hparams", "env", "seed", "num_seeds", "env_args", *_GUARD):
         new, old = getattr(given, name), getattr(before, name)
         if name == "env_args" and keywords_of(new) == keywords_of(old):
             continue

@@ -106,7 +106,10 @@ def evaluation_key() -> jax.Array:
 class Evaluations:
     """Evaluations during training: their log, and the best state so far."""
 
-    def __init__(self, run: Run, agent: Agent, done: int, devices: Devices):
+    def __init__(
+        self, run: Run, agent: Agent, done: int, devices: Devices, keeps_best: bool = True
+    ):
+        """`keeps_best` is false if a guard decides what `best/` holds."""
         self._run, self._devices = run, devices
         self._play = evaluation_program(
             agent,
@@ -117,8 +120,9 @@ class Evaluations:
         best_mean = -math.inf
         if devices.is_first:
             self._log = JsonLines(run.path / layout.EVALUATIONS, done)
-            self._best = Checkpoints(run.path / layout.BEST, keep=1)
-            self._best.drop_after(done)
+            self._best = Checkpoints(run.path / layout.BEST, keep=1) if keeps_best else None
+            if self._best is not None:
+                self._best.drop_after(done)
             earlier = read_lines(run.path / layout.EVALUATIONS)
             means = [line["mean"] for line in earlier if line["mean"] is not None]
             best_mean = max(means, default=best_mean)
@@ -129,8 +133,11 @@ class Evaluations:
         if every:
             self._play = compiled(self._play, state, evaluation_key())
 
-    def evaluate(self, state: Any, update: int) -> None:
-        """Play episodes, log them, and keep the state if it is the best so far."""
+    def evaluate(self, state: Any, update: int, more: Any = dict) -> None:
+        """Play episodes, log them, and keep the state if it is the best so far.
+
+        more(returns [seeds, episodes]) adds fields to the line in the log.
+        """
         stats = jax.device_get(self._play(state, evaluation_key()))
         means = stats.returns.mean(axis=1, dtype=np.float64)
         mean = float(means.mean())
@@ -142,6 +149,7 @@ class Evaluations:
             "mean_length": float(stats.lengths.mean()),
             "num_episodes": EPISODES_DURING_TRAINING,
             **_metric_means(stats),
+            **more(stats.returns),
         }
         is_best = mean > self._best_mean
         if is_best:
@@ -149,19 +157,21 @@ class Evaluations:
             state = self._devices.collect(state)
         if self._devices.is_first:
             self._log.write([record])
-            if is_best:
+            if is_best and self._best is not None:
                 self._best.save(update, state, {"mean": mean})
 
     def sync(self) -> None:
         """Wait until the disk has the log and the best state."""
         self._log.sync()
-        self._best.wait()
+        if self._best is not None:
+            self._best.wait()
 
     def close(self) -> None:
         """Close the files."""
         if self._devices.is_first:
             self._log.close()
-            self._best.close()
+            if self._best is not None:
+                self._best.close()
 
 
 def evaluation_interval(run: Run, agent: Agent, total: int) -> int:

@@ -25,6 +25,7 @@ FINAL_EVALUATION = "evaluation.json"
 STATUS = "status.json"
 CHECKPOINTS = "checkpoints"
 BEST = "best"
+GUARD = "guard.jsonl"
 SWEEP = "sweep.json"
 TENSORBOARD = "tensorboard"
 _README = """\
@@ -38,7 +39,8 @@ _README = """\
 | evaluation.json | the evaluation at the end |
 | status.json | running, finished, interrupted or failed; updates and steps done |
 | checkpoints/ | complete training states by number of updates (orbax); --resume reads the last |
-| best/ | the state with the highest mean return in an evaluation |
+| best/ | the state with the highest mean return in an evaluation; with --guard, that in service |
+| guard.jsonl | with --guard, one line per test of a candidate: what it showed, what was done |
 | tensorboard/ | the metrics for `tensorboard --logdir` |
 | *.png, *.svg | plots; overview.png is drawn at the end |
 

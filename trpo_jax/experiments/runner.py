@@ -24,6 +24,7 @@ from trpo_jax.experiments.evaluation import (
     evaluation_interval,
 )
 from trpo_jax.experiments.files import locked, to_json, write_text
+from trpo_jax.experiments.guard.policy_tests import PolicyTests
 from trpo_jax.experiments.loggers import (
     JsonLines,
     Logger,
@@ -134,9 +135,13 @@ class _Session:
                 run.path, run.spec, run.total_steps, run.options, on_host=is_on_host(self.agent)
             )
         self._begun = True
-        self.evaluations = Evaluations(run, self.agent, self.done, self.devices)
+        self.evaluations = Evaluations(
+            run, self.agent, self.done, self.devices, keeps_best=run.spec.guard is None
+        )
         self._files.callback(self.evaluations.close)
         self.loggers = _make_loggers(run, self.done, self._files) if is_first else []
+        self.tests = PolicyTests(run, self.agent, self.total, self.done, self.state, self.console)
+        self._files.callback(self.tests.close)
 
     def train(self, received_signal: Callable[[], int]) -> None:
         """Advance until done or until a process gets a signal; host and device run in parallel."""
@@ -153,7 +158,7 @@ class _Session:
             self.evaluations.compile(self.state, self.eval_every)
             self._saved_at = time.monotonic()
             unlogged: tuple[UpdateMetrics, int] | None = None
-            while self.done < self.total and not self._interrupted_by(received_signal()):
+            while not self._is_over() and not self._interrupted_by(received_signal()):
                 count = int(self.devices.agree(pace.chunk(self._next_visit() - self.done))[0])
                 with pace.timing(count), self._keeping_what_is_done(unlogged):
                     state, history = advance(self.state, hparams, jnp.int32(count))
@@ -184,7 +189,7 @@ class _Session:
 
     def finish(self) -> Outcome:
         """Evaluate, if all updates are done."""
-        if self.done < self.total:
+        if not self._is_over():
             self._write_status("interrupted")
             return Outcome(self.done, None, self._signal)
         summary = evaluate_state(
@@ -197,7 +202,10 @@ class _Session:
         if self.devices.is_first:
             text = to_json(summary._asdict(), indent=2)
             write_text(self.run.path / layout.FINAL_EVALUATION, text + "\n")
-        self._write_status("finished")
+        self._write_status("finished", self.tests.reason)
+        if self.tests.reason:
+            text = f"stopped after {self.done} updates: {self.tests.reason}"
+            self.console.print(text, highlight=False, soft_wrap=True)
         return Outcome(self.done, summary, None)
 
     def record_failure(self, error: Exception) -> None:
@@ -213,7 +221,9 @@ class _Session:
 
     def _next_visit(self) -> int:
         """The update at which a chunk must end, for an evaluation or a checkpoint."""
-        intervals = [n for n in (self.eval_every, self.options.checkpoint_every) if n]
+        intervals = [
+            n for n in (self.eval_every, self.options.checkpoint_every, self.tests.every) if n
+        ]
         return min([self.total, *((self.done // n + 1) * n for n in intervals)])
 
     def _shardings(self) -> Any:
@@ -226,8 +236,13 @@ class _Session:
         self._signal = int(max(self.devices.agree(signal)))
         return self._signal > 0
 
+    def _is_over(self) -> bool:
+        return self.done >= self.total or bool(self.tests.reason)
+
     def _visit_is_due(self) -> bool:
-        return self._evaluation_is_due() or self._checkpoint_is_due()
+        return (
+            self._evaluation_is_due() or self.tests.are_due(self.done) or self._checkpoint_is_due()
+        )
 
     def _evaluation_is_due(self) -> bool:
         return bool(self.eval_every) and self.done % self.eval_every == 0
@@ -240,9 +255,17 @@ class _Session:
     def _visit(self) -> None:
         if self._evaluation_is_due():
             with self._keeping_what_is_done():
-                self.evaluations.evaluate(self.state, self.done)
+                self.evaluations.evaluate(self.state, self.done, self._target_test)
+        if self.tests.are_due(self.done):
+            with self._keeping_what_is_done():
+                self.state, must_save = self.tests.examine(self.state, self.done)
+            if must_save:
+                self._checkpoint()
         if self._checkpoint_is_due():
             self._checkpoint()
+
+    def _target_test(self, returns: Any) -> dict[str, Any]:
+        return self.tests.target_test(self.state, self.done, returns)
 
     def _checkpoint(self) -> None:
         """Save the state, after the logs, so that no checkpoint is ahead of them."""
@@ -253,6 +276,7 @@ class _Session:
             for logger in self.loggers:
                 logger.sync()
             self.evaluations.sync()
+            self.tests.sync()
             self.checkpoints.save(self.done, state)
         self._saved, self._saved_at = self.done, time.monotonic()
         self._write_status("running")
@@ -266,6 +290,7 @@ class _Session:
         )
         for logger in self.loggers:
             logger.write(records)
+        self.tests.note(history.episode_return)
 
     def _write_status(self, status: str, reason: str = "") -> None:
         if self.devices.is_first:

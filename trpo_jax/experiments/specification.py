@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import json
+import math
 import platform
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,9 +14,10 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from trpo_jax.common.checks import is_whole_number, require_whole_number
+from trpo_jax.common.checks import is_number, is_whole_number, require_whole_number
 from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.experiments.files import write_text
+from trpo_jax.experiments.guard.settings import Guard, as_guard
 
 
 class RunSpec(NamedTuple):
@@ -32,6 +34,8 @@ class RunSpec(NamedTuple):
     "value_fit". They must be passed in again to continue the run."""
     continuous: bool | None = None
     """Whether actions are continuous, for the doctor. None: ask the environment."""
+    guard: Guard | None = None
+    """When a policy may replace the one in service. None: there is no policy in service."""
 
     @property
     def seeds(self) -> list[int]:
@@ -57,6 +61,8 @@ class RunOptions(NamedTuple):
     devices: int | None = None
     """Number of devices to spread the environments over (with several seeds: the seeds). By default
     one, or with --distributed all devices of all processes."""
+    target_return: float | None = None
+    """Stop once the policy is shown to have a mean return above this."""
 
 
 class SweepSpec(NamedTuple):
@@ -106,6 +112,9 @@ def require_options(seed: int, num_seeds: int, total_steps: int, options: RunOpt
             require_whole_number(name, value, smallest)
     if not isinstance(options.tensorboard, bool):
         raise ValueError(f"tensorboard={options.tensorboard!r} must be True or False")
+    target = options.target_return
+    if target is not None and not (is_number(target) and math.isfinite(target)):
+        raise ValueError(f"target_return={target!r} must be a number, or None")
     project = options.wandb
     if not isinstance(project, str | None):
         raise ValueError(f"wandb={project!r} must be the name of a project, or None")
@@ -124,7 +133,8 @@ def plain_options(options: RunOptions) -> RunOptions:
     """The same with Python's numbers, which JSON can hold."""
     given: dict[str, Any] = options._asdict()
     given |= {name: int(value) for name, value in given.items() if is_whole_number(value)}
-    return RunOptions(**given)
+    target = given["target_return"]
+    return RunOptions(**{**given, "target_return": None if target is None else float(target)})
 
 
 def plain_hparams(hparams: HParams) -> HParams:
@@ -154,6 +164,7 @@ def write_specification(file: Path, spec: RunSpec | SweepSpec, **more: Any) -> N
         **spec._asdict(),
         "config": vars(spec.config),
         "hparams": vars(spec.hparams),
+        **({"guard": spec.guard and spec.guard._asdict()} if isinstance(spec, RunSpec) else {}),
         **more,
         "versions": current_versions(),
         "devices": [str(device) for device in jax.devices()],
@@ -191,6 +202,8 @@ def specification(kind: type[Spec], content: dict[str, Any]) -> tuple[Spec, list
     fields |= {"config": TRPOConfig(**config), "hparams": HParams(**fields["hparams"])}
     if "own" in fields:
         fields["own"] = tuple(fields["own"])
+    if fields.get("guard"):
+        fields["guard"] = as_guard(Guard(**fields["guard"]))
     if "static" in fields:
         fields["static"] = {_RENAMED.get(k, k): values for k, values in fields["static"].items()}
     return kind(**fields), notes

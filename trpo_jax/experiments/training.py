@@ -13,6 +13,7 @@ from trpo_jax.experiments import states
 from trpo_jax.experiments.devices import Devices
 from trpo_jax.experiments.evaluation import Summary
 from trpo_jax.experiments.files import create_directory
+from trpo_jax.experiments.guard.settings import Guard, as_guard, require_one_policy
 from trpo_jax.experiments.run_directory import Run
 from trpo_jax.experiments.runner import carry_out, enable_compilation_cache
 from trpo_jax.experiments.specification import (
@@ -55,6 +56,8 @@ def train_run(
     resume: bool = False,
     options: RunOptions = _OPTIONS,
     initial_state: TrainState | None = None,
+    guard: Guard | float | None = None,
+    target_return: float | None = None,
     quiet: bool = False,
 ) -> TrainedRun:
     """Train an agent in a run directory, like `trpo-jax train`, for any environment and parts.
@@ -64,23 +67,29 @@ def train_run(
     environment steps per seed; environments on the host begin new episodes. `options` are those of
     the command line: checkpoints, evaluations, logs, devices. `initial_state` replaces
     `agent.init`; with several seeds its leaves are [num_seeds, ...]. Ctrl-C stops the run with a
-    checkpoint. Plots, doctor and `load_run` read the directory. Raises `ValueError` for anything
-    that cannot work, before anything is written.
+    checkpoint. Plots, doctor and `load_run` read the directory. `guard`, a `Guard` or its
+    confidence, keeps a policy in service in `best/` that only a policy shown to be no worse
+    replaces; `target_return` stops the run once the policy is shown to have a higher mean return
+    (docs/guard.md). Raises `ValueError` for anything that cannot work, before anything is written.
     """
     for name, value, kind in (
         ("agent", agent, Agent), ("hparams", hparams, HParams), ("options", options, RunOptions)
     ):  # fmt: skip
         if not isinstance(value, kind):
             raise ValueError(f"{name}={value!r} must be of type {kind.__name__}")
+    if target_return is not None:
+        options = options._replace(target_return=target_return)
     require_options(seed, num_seeds, total_steps, options)
+    guard = as_guard(guard)
     if out is not None:
         _require_path("out", out)
-    spec = states.spec_of(agent, hparams, seed, num_seeds)
+    spec = states.spec_of(agent, hparams, seed, num_seeds)._replace(guard=guard)
     if initial_state is not None:
         states.require_state(agent, spec, initial_state)
     console, total_steps, options = Console(quiet=quiet), int(total_steps), plain_options(options)
     devices = Devices(options.devices)
     devices.require_equal_parts(spec)
+    require_one_policy(guard, options.target_return, spec.num_seeds, devices.number)
     if resume:
         run = _run_to_resume(out, spec, total_steps, options, devices.number, console)
     else:

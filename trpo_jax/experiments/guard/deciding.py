@@ -38,6 +38,10 @@ class Knowledge(NamedTuple):
     """The worst return in any test so far."""
     best: float = -math.inf
     """The best one."""
+    expected: float = math.inf
+    """Difference of the last candidate from the policy in service; ∞ if none is known."""
+    trained_return: float = math.nan
+    """Mean return in training at that time."""
 
     @property
     def lower(self) -> float:
@@ -101,6 +105,25 @@ def affordable(guard: Guard, known: Knowledge, training_steps: int, max_steps: i
     return max(0, int((guard.share * training_steps - known.steps) // (2 * max_steps)))
 
 
+def narrowest(guard: Guard, known: Knowledge, pairs: int) -> float:
+    """The width of the next test after so many pairs, if all differences were equal."""
+    level = spent(1 - guard.confidence, known.num_tests + 1) / 2
+    return radius(Moments(pairs), level, max(known.best - known.worst, 0.0))
+
+
+def is_worthwhile(guard: Guard, known: Knowledge, pairs: int, trained_return: float) -> bool:
+    """Whether so many pairs could show anything.
+
+    They can show that a candidate is not worse if the test can become narrower than the margin; or
+    a difference like that of the last candidate, and by how much the mean return in training has
+    changed since. Only when to test depends on this, not what a test shows.
+    """
+    change = abs(trained_return - known.trained_return)
+    difference = abs(known.expected) + (change if math.isfinite(change) else 0.0)
+    largest = max(guard.margin, difference)
+    return pairs >= FIRST_LOOK and narrowest(guard, known, pairs) <= largest
+
+
 def examine(
     guard: Guard,
     known: Knowledge,
@@ -109,6 +132,7 @@ def examine(
     update: int,
     training_steps: int,
     max_steps: int,
+    trained_return: float = math.nan,
 ) -> tuple[Knowledge, Test]:
     """Test the candidate of an update: play blocks of pairs until they decide, or cannot be paid.
 
@@ -116,11 +140,12 @@ def examine(
     reference is the best lower bound ever in service: against the last one alone, k replacements
     could lose k margins. Test k has α_k = 6α/(π²k²), one half for the sequence of the paired
     differences and one for that of the candidate's returns. `play(block)` gives BLOCK pairs that
-    nobody has seen. Returns that are not finite are worse than any other. If not even the first
-    look can be paid for, there is no test, and nothing is spent.
+    nobody has seen. Returns that are not finite are worse than any other. If the pairs that can be
+    paid for would show nothing, there is no test, and nothing is spent.
     """
-    if affordable(guard, known, training_steps, max_steps) < FIRST_LOOK:
-        return known, Test(NOT_TESTED)
+    pairs = affordable(guard, known, training_steps, max_steps)
+    if not is_worthwhile(guard, known, pairs, trained_return):
+        return known, Test(NOT_TESTED, smallest_difference=narrowest(guard, known, pairs))
     known = known._replace(num_tests=known.num_tests + 1)
     level = spent(1 - guard.confidence, known.num_tests) / 2
     known = known._replace(level=known.level or level)
@@ -137,6 +162,9 @@ def examine(
         elif block * BLOCK >= FIRST_LOOK:
             known = known._replace(reference=max(known.reference, known.lower))
             test = _look(guard, known, sample, level)
+    expected = {REPLACED: 0.0, ROLLED_BACK: math.inf}.get(test.action, test.difference)
+    expected = expected if math.isfinite(expected) else math.inf
+    known = known._replace(expected=expected, trained_return=trained_return)
     if test.action == REPLACED:
         known = _in_service(known, test, sample.candidate, update, level)
     return known, test

@@ -1,10 +1,9 @@
 """The settings of a guard, which a run keeps."""
 
 import math
-import numbers
 from typing import Any, NamedTuple
 
-from trpo_jax.common.checks import require_whole_number
+from trpo_jax.common.checks import is_number, require_whole_number
 
 
 class Guard(NamedTuple):
@@ -30,14 +29,14 @@ def as_guard(guard: Any) -> Guard | None:
     values that cannot work."""
     if guard is None:
         return None
-    if _is_number(guard):
+    if is_number(guard):
         guard = Guard(guard)
     if not isinstance(guard, Guard):
         raise ValueError(
             f"guard={guard!r} must be a trpo_jax.Guard, a confidence such as 0.95, or None"
         )
     for name in ("confidence", "margin", "share"):
-        if not _is_number(getattr(guard, name)):
+        if not is_number(getattr(guard, name)):
             raise ValueError(f"{_option(name)}={getattr(guard, name)!r} must be a number")
     if not 0.5 <= guard.confidence < 1:
         raise ValueError(f"guard={guard.confidence} must be a confidence in [0.5, 1), such as 0.95")
@@ -51,20 +50,20 @@ def as_guard(guard: Any) -> Guard | None:
     return Guard(float(guard.confidence), float(guard.margin), float(guard.share), every)
 
 
-def require_alone(name: str, value: Any, num_seeds: int, devices: int) -> None:
-    """Raise `ValueError` unless a run has one seed and one device, as tests of its policy need."""
-    if num_seeds > 1:
-        raise ValueError(
-            f"{name}={value} does not go with num_seeds={num_seeds}: each seed has a policy of its "
-            "own; train the seeds one by one"
-        )
-    if devices > 1:
-        raise ValueError(f"{name}={value} does not go with devices={devices}; use one device")
+def require_one_policy(
+    guard: Guard | None, target_return: float | None, num_seeds: int, devices: int
+) -> None:
+    """Raise `ValueError` unless a run whose policy is tested has one seed and one device."""
+    tested = {"guard": guard and guard.confidence, "target_return": target_return}
+    for name, value in tested.items():
+        if value is not None and num_seeds > 1:
+            raise ValueError(
+                f"{name}={value} does not go with num_seeds={num_seeds}: each seed has a policy of "
+                "its own; train the seeds one by one"
+            )
+        if value is not None and devices > 1:
+            raise ValueError(f"{name}={value} does not go with devices={devices}; use one device")
 
 
 def _option(name: str) -> str:
     return "guard" if name == "confidence" else f"guard_{name}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
