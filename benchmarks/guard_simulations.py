@@ -23,7 +23,7 @@ class Returns(NamedTuple):
     seen: tuple[float, float] = (np.inf, -np.inf)
     """Worst and best return known from earlier in the training."""
     shifted: bool = True
-    """Whether a policy that is worse has all returns lower; else `draw` makes it worse by the margin."""
+    """Whether a worse policy has all returns lower; else `draw` gives one worse by the margin."""
 
 
 def independent(one: Callable[[np.random.Generator, int], np.ndarray]) -> Draw:
