@@ -153,7 +153,7 @@ def test_at_the_boundary_few_trainings_replace_a_policy_by_a_worse_one(kind):
     and more distributions."""
     rng, wrong, trainings = np.random.default_rng(4), 0, 150
     for _ in range(trainings):
-        known, actions = Knowledge(worst=-8.0, best=1.0), []
+        known, actions = Knowledge(worst=-10.0, best=1.0), []
         for _ in range(10):
 
             def play(block):

@@ -34,10 +34,10 @@ class Knowledge(NamedTuple):
     """Tests so far; test k has the part α_k of the error budget."""
     steps: int = 0
     """Environment steps of all tests so far."""
-    worst: float = math.inf
-    """The worst return in any test so far."""
-    best: float = -math.inf
-    """The best one."""
+    worst: float = 0.0
+    """The worst return so far, in tests or as a mean of training; 0 always counts as possible."""
+    best: float = 0.0
+    """The best one, alike."""
     expected: float = math.inf
     """Difference of the last candidate from the policy in service; ∞ if none is known."""
     trained_return: float = math.nan
@@ -108,7 +108,7 @@ def affordable(guard: Guard, known: Knowledge, training_steps: int, max_steps: i
 def narrowest(guard: Guard, known: Knowledge, pairs: int) -> float:
     """The width of the next test after so many pairs, if all differences were equal."""
     level = spent(1 - guard.confidence, known.num_tests + 1) / 2
-    return radius(Moments(pairs), level, max(known.best - known.worst, 0.0))
+    return radius(Moments(pairs), level, known.best - known.worst)
 
 
 def is_worthwhile(guard: Guard, known: Knowledge, pairs: int, trained_return: float) -> bool:

@@ -25,10 +25,10 @@ class TargetTest(NamedTuple):
     """Lower bound of the mean return of the last policy evaluated; None if it was not tested."""
     num_episodes: int = 0
     """Episodes of its test."""
-    worst: float | None = None
-    """The worst return in any evaluation or test so far."""
-    best: float | None = None
-    """The best one."""
+    worst: float = 0.0
+    """The worst return in any evaluation or test so far; 0 always counts as possible."""
+    best: float = 0.0
+    """The best one, alike."""
 
 
 class Target:
@@ -67,8 +67,8 @@ class Target:
                 break
             self._widen(returns)
             moments = moments.add(returns)
-            low = lower_bound(moments, level, self._reach("worst"))
-            high = upper_bound(moments, level, self._reach("best"))
+            low = lower_bound(moments, level, self.known.worst)
+            high = upper_bound(moments, level, self.known.best)
         self.known = self.known._replace(
             num_tests=number,
             lower=low if np.isfinite(low) else None,
@@ -76,16 +76,9 @@ class Target:
         )
         return self.known
 
-    def _reach(self, name: str) -> float:
-        value = getattr(self.known, name)
-        assert value is not None
-        return value
-
     def _widen(self, returns: np.ndarray) -> None:
         """Take note of the worst and the best of more returns."""
         finite = returns[np.isfinite(returns)].astype(np.float64).tolist()
-        worst = [*finite, *([] if self.known.worst is None else [self.known.worst])]
-        best = [*finite, *([] if self.known.best is None else [self.known.best])]
         self.known = self.known._replace(
-            worst=min(worst, default=None), best=max(best, default=None)
+            worst=min([*finite, self.known.worst]), best=max([*finite, self.known.best])
         )
