@@ -114,8 +114,8 @@ def drift(arguments: argparse.Namespace) -> str:
         )
     return (
         f"{trainings} simulated trainings with 20 candidates of up to 2,000 pairs, each a third of "
-        f"a margin worse than the policy in service ({returns.name}, margin {returns.margin}): each "
-        f"of them alone is within the margin.\n\n{report.records(rows)}"
+        f"a margin worse than the policy in service ({returns.name}, margin {returns.margin}): "
+        f"each of them alone is within the margin.\n\n{report.records(rows)}"
     )
 
 
