@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counting import Counting
 from probe_envs import MatchTheBit
 from scipy import stats
 
@@ -341,6 +342,18 @@ def test_a_run_stops_once_its_target_is_shown_to_be_reached(agent, tmp_path, gua
     assert int(further.state.num_updates) == NUM_UPDATES
 
 
+@pytest.mark.usefixtures("without_plots", "hasty_compiler")
+def test_environments_on_the_host_are_guarded_alike(tmp_path):
+    """Returns do not depend on the policy: it is not worse, and comes into service."""
+    env = trpo_jax.make_env(Counting, episode_length=8)
+    agent = trpo_jax.make_trpo(env, CONFIG)
+    guard = Guard(margin=15.0, share=1.0, every=12)
+    run = train(agent, tmp_path / "run", guard=guard, total_steps=12 * 64)
+    (line,) = guard_lines(run)
+    assert (line["verdict"], line["action"], line["difference"]) == ("not worse", "replaced", 0)
+    assert line["share"] <= 1
+
+
 def test_a_target_that_is_met_on_average_only_does_not_stop_a_run(agent, tmp_path):
     """Half of the bits are recognised by a policy that always acts alike: 0.5, not more."""
     run = train(agent, tmp_path / "run", guard=None, target_return=0.5, total_steps=3 * 64,
@@ -377,6 +390,7 @@ def test_mistakes_are_named_before_anything_is_written(agent, tmp_path, changes,
         (["--guard", "0.95", "--num-seeds", "3"], ["num_seeds=3"]),
         (["--target-return", "much"], ["--target-return", "much"]),
         (["--target-return", "inf"], ["target_return=inf"]),
+        (["--target-return", "9", "--eval-every", "0"], ["target_return=9.0", "eval_every=0"]),
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_2(options, needles, capsys, tmp_path, monkeypatch):

@@ -17,6 +17,8 @@ CONTRACT = {
     "UpdateMetrics": """kl accepted step_fraction num_backtracks entropy explained_variance
         episode_return kl_per_dimension env_metrics env_metrics_last""",
     "EpisodeStats": "returns lengths metrics metrics_last",
+    "Comparison": "difference interval verdict confidence",
+    "Guard": "confidence margin share every",
     "CGResult": "x residual_norms num_iters breakdown",
     "LineSearchResult": "params accepted step_fraction num_backtracks kl improvement",
     "Trajectory": """obs next_obs action log_prob distribution reward terminated truncated""",

@@ -74,10 +74,16 @@ def _guard_arguments(guard: "Guard | None") -> dict[str, Any]:
     return {} if guard is None else dict(zip(_GUARD, guard, strict=True))
 
 
-def _require_one_policy(spec: "RunSpec", arguments: TrainArguments, devices: "Devices") -> None:
-    from trpo_jax.experiments.guard.settings import require_one_policy
+def _require_testable(spec: "RunSpec", arguments: TrainArguments, devices: "Devices") -> None:
+    from trpo_jax.experiments.guard.settings import require_testable
 
-    require_one_policy(spec.guard, arguments.output.target_return, spec.num_seeds, devices.number)
+    require_testable(
+        spec.guard,
+        arguments.output.target_return,
+        num_seeds=spec.num_seeds,
+        devices=devices.number,
+        eval_every=arguments.output.eval_every,
+    )
 
 
 def _train(argv: list[str], arguments: TrainArguments) -> int:
@@ -124,7 +130,7 @@ def _train_from_scratch(arguments: TrainArguments) -> int:
     )
     agent, devices = states.make_agent(spec), Devices(arguments.output.devices)
     devices.require_equal_parts(spec)
-    _require_one_policy(spec, arguments, devices)
+    _require_testable(spec, arguments, devices)
     path = arguments.out or run_directory.default_directory(arguments.env)
     if devices.is_first:
         files.create_directory(path)
@@ -159,7 +165,7 @@ def _resume(argv: list[str], path: Path) -> int:
         )
     agent, devices = states.make_agent(spec), Devices(arguments.output.devices)
     devices.require_equal_parts(spec)
-    _require_one_policy(spec, arguments, devices)
+    _require_testable(spec, arguments, devices)
     console = Console(stderr=True, quiet=not devices.is_first)
     if not done:
         text = f"run={path} has no checkpoint to go on from; it starts again at update 1"

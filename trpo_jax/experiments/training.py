@@ -13,7 +13,7 @@ from trpo_jax.experiments import states
 from trpo_jax.experiments.devices import Devices
 from trpo_jax.experiments.evaluation import Summary
 from trpo_jax.experiments.files import create_directory
-from trpo_jax.experiments.guard.settings import Guard, as_guard, require_one_policy
+from trpo_jax.experiments.guard.settings import Guard, as_guard, require_testable
 from trpo_jax.experiments.run_directory import Run
 from trpo_jax.experiments.runner import carry_out, enable_compilation_cache
 from trpo_jax.experiments.specification import (
@@ -89,7 +89,13 @@ def train_run(
     console, total_steps, options = Console(quiet=quiet), int(total_steps), plain_options(options)
     devices = Devices(options.devices)
     devices.require_equal_parts(spec)
-    require_one_policy(guard, options.target_return, spec.num_seeds, devices.number)
+    require_testable(
+        guard,
+        options.target_return,
+        num_seeds=spec.num_seeds,
+        devices=devices.number,
+        eval_every=options.eval_every,
+    )
     if resume:
         run = _run_to_resume(out, spec, total_steps, options, devices.number, console)
     else:

@@ -50,10 +50,20 @@ def as_guard(guard: Any) -> Guard | None:
     return Guard(float(guard.confidence), float(guard.margin), float(guard.share), every)
 
 
-def require_one_policy(
-    guard: Guard | None, target_return: float | None, num_seeds: int, devices: int
+def require_testable(
+    guard: Guard | None,
+    target_return: float | None,
+    *,
+    num_seeds: int,
+    devices: int,
+    eval_every: int | None,
 ) -> None:
-    """Raise `ValueError` unless a run whose policy is tested has one seed and one device."""
+    """Raise `ValueError` unless a run whose policy is tested has one seed, one device and tests."""
+    if target_return is not None and guard is None and eval_every == 0:
+        raise ValueError(
+            f"target_return={target_return} does not go with eval_every=0: evaluations say when it "
+            "is worth a test; leave eval_every out"
+        )
     tested = {"guard": guard and guard.confidence, "target_return": target_return}
     for name, value in tested.items():
         if value is not None and num_seeds > 1:
