@@ -129,26 +129,27 @@ def trained(arguments: argparse.Namespace) -> str:
     if arguments.quick:
         steps, guard = 20_480, guard._replace(share=1.0, every=5)
     kinds = runs.FAULTS[:1] if arguments.quick else (*runs.FAULTS, None)
-    deadline = time.monotonic() + arguments.minutes * 60
     found: dict[str, list] = {kind.__name__ if kind else "nothing": [] for kind in kinds}
     agents = {name: runs.make_agent(kind) for name, kind in zip(found, kinds, strict=True)}
+    deadline, seed, text = time.monotonic() + arguments.minutes * 60, 0, ""
     with tempfile.TemporaryDirectory() as directory:
-        for seed in range(1 if arguments.quick else 1000):
+        while not (seed and (arguments.quick or time.monotonic() > deadline)):
             for name, agent in agents.items():
                 path = Path(directory) / f"{name}-{seed}"
                 found[name].append(runs.guarded(agent, guard, seed, steps, path))
                 print(name, seed, found[name][-1], flush=True)
-            if time.monotonic() > deadline:
-                break
-    rows = [training_row(name, each, guard) for name, each in found.items()]
-    return (
-        f"{runs.ENV_ID} with a limit of {runs.MAX_STEPS} steps, {steps:,} steps of training, guard "
-        f"0.95 with margin {guard.margin:g}, share {guard.share:g}, a test at most every "
-        f"{guard.every} updates; so many runs as {arguments.minutes:g} minutes allow. Faults begin "
-        "at random and last 40 updates. Every policy that came into service was played for 4096 "
-        "episodes of its own. Falls are of these true returns, from one policy in service to the "
-        f"next, and below the best one before.\n\n{report.records(rows)}"
-    )
+            seed += 1
+            rows = [training_row(name, each, guard) for name, each in found.items()]
+            text = (
+                f"{runs.ENV_ID} with a limit of {runs.MAX_STEPS} steps, {steps:,} steps of "
+                f"training, guard 0.95 with margin {guard.margin:g}, share {guard.share:g}, a "
+                f"candidate every {guard.every} updates. Faults begin at random and last 40 "
+                "updates. Every policy that came into service was played for 4096 episodes of its "
+                "own; falls are of these true returns, at a replacement and below the best one "
+                f"before.\n\n{report.records(rows)}"
+            )
+            write(arguments, text)  # so that stopping it loses no more than a round
+    return text
 
 
 def training_row(name: str, found: list, guard: Guard) -> dict[str, object]:
@@ -178,8 +179,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="of trainings that collapse")
     arguments = parser.parse_args()
     measure = {"boundary": boundary, "drift": drift, "training": trained}[arguments.part]
+    write(arguments, measure(arguments))
+
+
+def write(arguments: argparse.Namespace, text: str) -> None:
     title = "Does the guard keep its promise?"
-    report.write_part(arguments.out, title, PARTS, arguments.part, measure(arguments))
+    report.write_part(arguments.out, title, PARTS, arguments.part, text)
 
 
 if __name__ == "__main__":
