@@ -106,7 +106,7 @@ def guarded(agent: trpo_jax.Agent, guard: Guard, seed: int, steps: int, path: Pa
     actions = [line["action"] for line in lines]
     ever = np.maximum.accumulate(returns)
     return Guarded(
-        worst_step=float(max(-np.diff(returns), default=0.0)),
+        worst_step=float(np.max(-np.diff(returns), initial=0.0)),
         worst_fall=float(np.max(ever - returns)),
         in_service=returns[-1],
         learner=true_return(agent, last),
