@@ -219,7 +219,11 @@ def test_miniature_of_precision(tmp_path, monkeypatch):
     rows = {row["damping"]: row for row in miniature("C15", tmp_path, monkeypatch)}
     assert len(rows) == 5
     for row in rows.values():
-        assert 0 < float(row["true residual float64"]) <= float(row["true residual float32"]) < 1
+        single, double = (float(row[f"true residual float{bits}"]) for bits in (32, 64))
+        assert 0 < double < 1
+        assert 0 < single < 1
+        if float(row["damping"]) >= 1e-3:  # with less, ten iterations converge in neither
+            assert double <= single
         assert 0 < float(row["efficiency"]) < 1.001
 
 
