@@ -26,6 +26,7 @@ PATHS = {
     "host": ("trpo_jax/envs", "trpo_jax/learner"),
     "lanes": _TRAINING,
     "learning": ("trpo_jax/envs", "trpo_jax/presets.py", *_TRAINING),
+    "lowered": (*_TRAINING, "trpo_jax/common"),
     "memory": _TRAINING,
     "precision": ("trpo_jax/solver",),
     "preconditioner": ("trpo_jax/solver",),
