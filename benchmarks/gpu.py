@@ -32,7 +32,7 @@ import problems
 import report
 from problems import ALL_ITERATIONS, TINY, Shape
 from roofline import big_product
-from timing import best, best_of, interleaved
+from timing import best, best_of, interleaved, without_cache
 
 import trpo_jax
 from trpo_jax import HParams, TRPOConfig
@@ -470,4 +470,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    without_cache()
     sys.exit(main())

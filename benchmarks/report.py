@@ -24,6 +24,7 @@ PATHS = {
     "gpu": _TRAINING,
     "guard": ("trpo_jax/experiments/guard", "trpo_jax/experiments/statistics"),
     "host": ("trpo_jax/envs", "trpo_jax/learner"),
+    "in_ci": ("trpo_jax",),
     "lanes": _TRAINING,
     "learning": ("trpo_jax/envs", "trpo_jax/presets.py", *_TRAINING),
     "lowered": (*_TRAINING, "trpo_jax/common"),
