@@ -31,6 +31,7 @@ PATHS = {
     "memory": _TRAINING,
     "precision": ("trpo_jax/solver",),
     "preconditioner": ("trpo_jax/solver",),
+    "products": ("trpo_jax/policies", "trpo_jax/solver"),
     "roofline": _TRAINING,
     "runner": ("trpo_jax/experiments", "trpo_jax/learner"),
     "speed": _TRAINING,
