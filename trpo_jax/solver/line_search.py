@@ -101,6 +101,7 @@ def line_search(
     )
     backtrack_factor = jnp.asarray(backtrack_factor, kl_shape.dtype)
 
+    @jax.jit  # so that it is traced once for all platforms
     def attempt(fraction: jax.Array) -> _Attempt:
         candidate = trees.add_scaled(params, fraction, full_step)
         improvement, kl, *rest = trees.as_floating(evaluate(candidate))
