@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import problems
 import report
+from timing import without_cache
 
 import trpo_jax
 from trpo_jax.envs.ids import names_of
@@ -249,4 +250,5 @@ def count(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
+    without_cache()
     sys.exit(main())

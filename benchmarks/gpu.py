@@ -30,14 +30,15 @@ import operations
 import pictures
 import problems
 import report
+import speed
 from problems import ALL_ITERATIONS, TINY, Shape
 from roofline import big_product
-from timing import best, best_of, interleaved
+from timing import best, best_of, interleaved, without_cache
 
 import trpo_jax
 from trpo_jax import HParams, TRPOConfig
 
-BUDGET = 450
+BUDGET = 600
 _GRACE = 1.3
 _ROWS_SHOWN = 16
 
@@ -62,16 +63,20 @@ class Settings(NamedTuple):
     hidden_sizes: tuple[int, ...] = (256, 256)
     lane: tuple[int, int] = (8, 128)
     """Environments × steps of a lane."""
-    ant: tuple[int, int, int] = (2048, 32, 1000)
+    ant: tuple[int, int, int] = (4096, 32, 1000)
     """Of the training: number of environments, steps, updates at most."""
     steps: int = 16
+    agents: tuple[int, int] = (2048, 500_000)
+    """Agents trained side by side, and the environment steps of each."""
+    sweep: int = 1024
+    """Settings trained side by side."""
     env_id: str | None = None
     """The environment to take instead of all others."""
 
 
 FULL = Settings()
 _TINY_SIZES = ((2,), (2,), (TINY,), (TINY, 16), 64, 2, (8,), (2, 8), (2, 8, 2), 8)
-QUICK = Settings(*_TINY_SIZES, env_id="CartPole-v1")
+QUICK = Settings(*_TINY_SIZES, agents=(2, 32), sweep=3, env_id="CartPole-v1")
 
 
 class Part:
@@ -99,6 +104,10 @@ class Part:
     def finish(self) -> None:
         """Write what there is."""
         self._store.write_text(json.dumps(self.record, indent=1) + "\n")
+
+    def beside(self, name: str) -> Path:
+        """A path next to the record."""
+        return self._store.parent / name
 
     def left(self) -> float:
         """Seconds of the share that are left."""
@@ -282,6 +291,77 @@ def lanes(part: Part, settings: Settings) -> None:
         part.check("a lane is like a run alone", same_data and same_step)
 
 
+def agents(part: Part, settings: Settings) -> None:
+    """Whole trainings side by side, in ten chunks; how many of them have solved CartPole."""
+    (num_envs, num_steps), (number, steps) = settings.lane, settings.agents
+    agent = trpo_jax.make_trpo(
+        trpo_jax.make_env("CartPole-v1"), TRPOConfig(num_envs=num_envs, num_steps=num_steps)
+    )
+    updates = max(1, steps // (10 * agent.parts.config.batch_size))
+    states = jax.vmap(agent.init)(jax.random.split(jax.random.key(0), number))
+    train = jax.vmap(lambda state: agent.train(state, HParams(), num_updates=updates))
+    [program], part.record["compilation_seconds"] = compile_all((train, states))
+    began = time.monotonic()
+    for chunk in part.affordable(range(1, 11)):
+        states, history = jax.block_until_ready(program(states))
+        returns = np.asarray(history.episode_return)[:, -1]
+        ended = np.isfinite(returns).any()
+        part.row(
+            **{"agents": number, "steps_of_each": chunk * updates * agent.parts.config.batch_size},
+            training_seconds=time.monotonic() - began,
+            mean_return=float(np.mean(returns[np.isfinite(returns)])) if ended else None,
+            share_above_475=float(np.mean(returns >= 475)),
+            peak_mib_so_far=peak_memory(),
+        )
+        part.within_bound("KL within its bound in every agent", history.kl, HParams().max_kl)
+
+
+def sweep(part: Part, settings: Settings) -> None:
+    """A few updates of many settings side by side, each within a bound of its own."""
+    (num_envs, num_steps), number = settings.lane, settings.sweep
+    agent = trpo_jax.make_trpo(
+        trpo_jax.make_env("CartPole-v1"), TRPOConfig(num_envs=num_envs, num_steps=num_steps)
+    )
+    bounds = np.geomspace(0.001, 0.1, number)
+    grid = HParams.stack([HParams(max_kl=float(bound)) for bound in bounds])
+    states = jax.vmap(agent.init)(jax.random.split(jax.random.key(0), number))
+    train = jax.vmap(lambda state, hparams: agent.train(state, hparams, num_updates=5))
+    [program], compilation = compile_all((train, states, grid))
+    least = best_of(partial(program, states, grid), settings.repeats)
+    part.row(
+        **{"settings": number, "updates_of_each": 5, "ms": 1e3 * least},
+        steps_per_second=5 * number * agent.parts.config.batch_size / least,
+        **{"compilation_seconds": compilation, "peak_mib_so_far": peak_memory()},
+    )
+    history = program(states, grid)[1]
+    part.check("KL within its own bound", np.all(history.kl <= bounds[:, None] * (1 + 1e-5)))
+
+
+def update_parts(part: Part, settings: Settings) -> None:
+    """Milliseconds of the parts of an update, each compiled alone, in turns."""
+    for name, milliseconds, _ in speed.parts(settings.repeats):
+        part.row(part=name, ms=float(milliseconds))
+    part.check("every part took time", all(row["ms"] > 0 for row in part.record["rows"]))
+
+
+def trace(part: Part, settings: Settings) -> None:
+    """A profile of three updates, for TensorBoard or Perfetto, beside the records."""
+    agent = trpo_jax.make_trpo(
+        environment("brax/ant", settings), large_batch(max(settings.num_envs), settings.steps)
+    )
+    state = agent.init(jax.random.key(0))
+    [update], _ = compile_all((lambda state: agent.update(state), state))
+    jax.block_until_ready(update(state))
+    directory = part.beside("trace")
+    with jax.profiler.trace(str(directory)):
+        for _ in range(3):
+            state, _ = update(state)
+        jax.block_until_ready(state)
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    part.row(files=len(files), mib=sum(path.stat().st_size for path in files) / 2**20)
+    part.check("a trace was written", files)
+
+
 def reward(part: Part, settings: Settings) -> None:
     """Return against seconds of training, until the share of time is over."""
     num_envs, num_steps, most = settings.ant
@@ -328,6 +408,10 @@ PARTS = {
     "cartpole": _throughput("CartPole-v1", 40),
     "ant": _throughput("brax/ant", 75),
     "reward": Planned("Time to reward: brax ant", 80, reward),
+    "agents": Planned("CartPole-v1: whole trainings side by side", 60, agents),
+    "sweep": Planned("CartPole-v1: settings side by side", 30, sweep),
+    "update_parts": Planned("One update of CartPole-v1, part by part", 30, update_parts),
+    "trace": Planned("Profile of three updates of brax ant", 60, trace),
     "lanes": Planned("Seeds side by side", 45, lanes),
     "breakout": _throughput("Breakout-MinAtar", 45),
     "hopper": _throughput("brax/hopper", 60),
@@ -470,4 +554,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    without_cache()
     sys.exit(main())

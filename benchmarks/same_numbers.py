@@ -92,7 +92,7 @@ def _measured(checkout: Path, env_id: str) -> dict[str, float]:
     """`measure`, of this file, in a process that imports the library of a checkout."""
     out = subprocess.run(
         [sys.executable, __file__, "measure", env_id],
-        env={**os.environ, "PYTHONPATH": str(checkout)},
+        env={**os.environ, "PYTHONPATH": str(checkout), "JAX_ENABLE_COMPILATION_CACHE": "0"},
         capture_output=True,
         text=True,
         check=True,

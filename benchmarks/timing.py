@@ -15,6 +15,11 @@ Call = Callable[[], Any]
 Times = dict[Any, np.ndarray]
 
 
+def without_cache() -> None:
+    """Compile every program of this process, to see what that takes; read none from disk."""
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
 def compiled(fn: Callable, *arguments) -> Call:
     """`fn`, compiled for these arguments and bound to them."""
     return functools.partial(jax.jit(fn).lower(*arguments).compile(), *arguments)

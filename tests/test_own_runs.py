@@ -288,7 +288,7 @@ def test_an_evaluation_that_fails_loses_no_training(tmp_path, monkeypatch, place
     if during:
         monkeypatch.setattr(Evaluations, "evaluate", fail)
     else:
-        monkeypatch.setattr("trpo_jax.experiments.runner.evaluate_state", fail)
+        monkeypatch.setattr("trpo_jax.experiments.runner.summarize", fail)
     options = QUICK._replace(checkpoint_every=100, eval_every=3 if during else 0)
     with pytest.raises(EnvironmentFailed, match="broken"):
         train(tmp_path / "run", options=options)

@@ -86,7 +86,10 @@ def test_rival_fits_solve_a_linear_regression():
         np.testing.assert_allclose(fitted, expected, atol=0.03)
 
 
-PARTS = ["device", "policy_step", "cartpole", "reward", "lanes", "solves", "memory"]
+PARTS = [
+    *("device", "policy_step", "cartpole", "reward", "agents", "sweep", "trace"),
+    *("lanes", "solves", "memory"),
+]  # update_parts, at its own size, is a test of speed.py
 
 
 @pytest.mark.usefixtures("hasty_compiler")

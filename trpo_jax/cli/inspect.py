@@ -158,11 +158,10 @@ def envs(argv: list[str]) -> int:
 
 def load(path: Path, checkpoint: str) -> tuple["Run", "Agent", Any]:
     """A run, its agent and one of its states."""
-    from trpo_jax.experiments import run_directory, runner, states
+    from trpo_jax.experiments import run_directory, states
 
     run = run_directory.load_run(path)
     for note in run.notes:
         print(f"warning: {note}", file=sys.stderr)
     agent = states.make_agent(run.spec)
-    runner.enable_compilation_cache()
     return run, agent, states.final_state(run, agent, checkpoint)

@@ -27,7 +27,7 @@ def sweep(argv: list[str]) -> int:
     default = SweepArguments(config=preset.config, total_steps=preset.total_steps)
     arguments = parse(SweepArguments, argv, "trpo-jax sweep", default)
     require_once(argv, (*vars(arguments.swept), "static", "halving"))
-    from trpo_jax.experiments import files, run_directory, runner, specification
+    from trpo_jax.experiments import files, run_directory, specification
     from trpo_jax.experiments.devices import Devices
     from trpo_jax.experiments.sweep import on_disk
 
@@ -47,7 +47,6 @@ def sweep(argv: list[str]) -> int:
         name = f"sweep-{arguments.env}"
         path = files.create_directory(arguments.out or run_directory.default_directory(name))
         on_disk.store_sweep(path, spec, devices.number)
-    runner.enable_compilation_cache()
     result = on_disk.run_sweep(path, spec, console, devices)
     console.print(on_disk.results_table(result))
     console.print(f"sweep directory: {path}", highlight=False, soft_wrap=True)

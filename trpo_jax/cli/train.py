@@ -181,7 +181,6 @@ def _carry_out(
 ) -> int:
     from trpo_jax.experiments import run_directory, runner
 
-    runner.enable_compilation_cache()
     options = arguments.output._replace(devices=devices.number)
     run = run_directory.make_run(path, spec, arguments.total_steps, options)
     console = Console(quiet=not devices.is_first)

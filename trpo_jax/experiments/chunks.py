@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trpo_jax.common import compilation
 from trpo_jax.config import HParams
 from trpo_jax.envs.host import HostEnvironment
 from trpo_jax.learner.host_trajectory import trajectory_spec
@@ -81,7 +82,7 @@ def make_advance(agent: Agent, update: Update, shardings: Any = None) -> Any:
     if is_on_host(agent):
         return _host_loop(update)
 
-    @functools.partial(jax.jit, out_shardings=shardings)
+    @functools.partial(jax.jit, out_shardings=shardings, compiler_options=compilation.options())
     def advance(state: Any, hparams: HParams, count: jax.Array) -> tuple[Any, UpdateMetrics]:
         empty = jax.tree.map(
             lambda leaf: jnp.zeros((leaf.shape[0], MAX_CHUNK, *leaf.shape[1:]), leaf.dtype),

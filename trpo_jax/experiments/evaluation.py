@@ -7,9 +7,11 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from trpo_jax.common import compilation
 from trpo_jax.experiments import run_directory as layout
+from trpo_jax.experiments.background import Background
 from trpo_jax.experiments.checkpoints import Checkpoints
-from trpo_jax.experiments.chunks import compiled, is_on_host
+from trpo_jax.experiments.chunks import is_on_host
 from trpo_jax.experiments.devices import Devices
 from trpo_jax.experiments.files import read_lines
 from trpo_jax.experiments.loggers import JsonLines
@@ -128,10 +130,9 @@ class Evaluations:
             best_mean = max(means, default=best_mean)
         self._best_mean = devices.agree(best_mean)[0]
 
-    def compile(self, state: Any, every: int) -> None:
+    def compile(self, background: Background, state: Any) -> None:
         """Compile ahead, so that the first evaluation does not interrupt training."""
-        if every:
-            self._play = compiled(self._play, state, evaluation_key())
+        self._play = background.compiled(self._play, state, evaluation_key())
 
     def evaluate(self, state: Any, update: int, more: Any = dict) -> None:
         """Play episodes, log them, and keep the state if it is the best so far.
@@ -191,15 +192,10 @@ def evaluate_state(
     *,
     num_episodes: int = 128,
     deterministic: bool = True,
-    sharding: NamedSharding | None = None,
 ) -> Summary:
     """Play episodes with the seed that all evaluations share, and summarise them."""
     play = evaluation_program(
-        agent,
-        num_episodes,
-        lanes=run.spec.num_seeds > 1,
-        deterministic=deterministic,
-        sharding=sharding,
+        agent, num_episodes, lanes=run.spec.num_seeds > 1, deterministic=deterministic
     )
     return summarize(jax.device_get(play(state, evaluation_key())))
 
@@ -227,4 +223,4 @@ def evaluation_program(
     if is_on_host(agent):
         return play if lanes else play_alone
     program = jax.vmap(play, in_axes=(0, None)) if lanes else play_alone
-    return jax.jit(program, out_shardings=sharding)
+    return jax.jit(program, out_shardings=sharding, compiler_options=compilation.options())

@@ -1,10 +1,8 @@
 """Training runs: updates in chunks, with display, logs, evaluations, checkpoints and resume."""
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +11,7 @@ from rich.console import Console
 
 from trpo_jax.envs.host import EnvironmentFailed
 from trpo_jax.experiments import run_directory as layout
+from trpo_jax.experiments.background import Background
 from trpo_jax.experiments.checkpoints import Checkpoints
 from trpo_jax.experiments.chunks import MAX_CHUNK, compiled, first_updates, is_on_host, make_advance
 from trpo_jax.experiments.devices import Devices
@@ -20,8 +19,10 @@ from trpo_jax.experiments.display import ProgressDisplay
 from trpo_jax.experiments.evaluation import (
     Evaluations,
     Summary,
-    evaluate_state,
     evaluation_interval,
+    evaluation_key,
+    evaluation_program,
+    summarize,
 )
 from trpo_jax.experiments.files import locked, to_json, write_text
 from trpo_jax.experiments.guard.policy_tests import PolicyTests
@@ -71,8 +72,12 @@ def carry_out(
     devices = devices or Devices(1)
     first_state = initial_state(agent, run.spec) if first_state is None else first_state
     lock = locked(run.path) if devices.is_first else contextlib.nullcontext()
-    with lock, Interruptions() as interruptions:
-        session = _Session(run, agent, console, devices, first_state)
+    with (
+        lock,
+        Interruptions() as interruptions,
+        contextlib.closing(Background()) as background,
+    ):
+        session = _Session(run, agent, console, devices, first_state, background)
         try:
             with contextlib.closing(session):
                 session.begin()
@@ -88,26 +93,21 @@ def carry_out(
             raise
 
 
-def enable_compilation_cache() -> None:
-    """Keep compiled programs on disk, so that the same command starts faster the next time.
-
-    They are kept in `JAX_COMPILATION_CACHE_DIR` or ~/.cache/trpo_jax.
-    """
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(root / "trpo_jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
 class _Session:
     """The open files and the progress of one call of `carry_out`."""
 
     def __init__(
-        self, run: Run, agent: Agent, console: Console, devices: Devices, first_state: Any
+        self,
+        run: Run,
+        agent: Agent,
+        console: Console,
+        devices: Devices,
+        first_state: Any,
+        background: Background,
     ):
         self.state = first_state
         self.run, self.agent, self.options, self.console = run, agent, run.options, console
-        self.devices = devices
+        self.devices, self._background = devices, background
         self.total = num_updates(run.spec.config, run.total_steps)
         self.eval_every = evaluation_interval(run, agent, self.total)
         self.done, self._saved_at, self._signal, self._begun = 0, 0.0, 0, False
@@ -154,8 +154,8 @@ class _Session:
             hparams = spec.hparams.as_arrays()
             lanes = make_lanes(self.agent, spec)
             program = make_advance(self.agent, lanes, self._shardings())
-            advance = compiled(program, self.state, hparams, jnp.int32(1))
-            self.evaluations.compile(self.state, self.eval_every)
+            advance = self._compiled(program, self.state, hparams, jnp.int32(1))
+            self._compile_evaluations()
             self._saved_at = time.monotonic()
             unlogged: tuple[UpdateMetrics, int] | None = None
             while not self._is_over() and not self._interrupted_by(received_signal()):
@@ -175,6 +175,30 @@ class _Session:
             self._log(unlogged)
         self._checkpoint()
 
+    def _compiled(self, program: Any, *arguments: Any) -> Any:
+        """The program of the updates, compiled; says so, because nothing else happens before."""
+        spec, start = self.run.spec, time.perf_counter()
+        program = compiled(program, *arguments)
+        if not is_on_host(self.agent):
+            self.console.print(
+                f"compiled an update of {spec.env_id} in {time.perf_counter() - start:.1f} s",
+                highlight=False,
+                soft_wrap=True,
+            )
+        return program
+
+    def _compile_evaluations(self) -> None:
+        """Compile the evaluations while the first updates run."""
+        if self.eval_every:
+            self.evaluations.compile(self._background, self.state)
+        play = evaluation_program(
+            self.agent,
+            self.options.eval_episodes,
+            lanes=self.run.spec.num_seeds > 1,
+            sharding=self.devices.everywhere,
+        )
+        self._play_at_the_end = self._background.compiled(play, self.state, evaluation_key())
+
     @contextlib.contextmanager
     def _keeping_what_is_done(
         self, unlogged: tuple[UpdateMetrics, int] | None = None
@@ -192,13 +216,7 @@ class _Session:
         if not self._is_over():
             self._write_status("interrupted")
             return Outcome(self.done, None, self._signal)
-        summary = evaluate_state(
-            self.run,
-            self.agent,
-            self.state,
-            num_episodes=self.options.eval_episodes,
-            sharding=self.devices.everywhere,
-        )
+        summary = summarize(jax.device_get(self._play_at_the_end(self.state, evaluation_key())))
         if self.devices.is_first:
             text = to_json(summary._asdict(), indent=2)
             write_text(self.run.path / layout.FINAL_EVALUATION, text + "\n")

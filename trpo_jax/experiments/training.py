@@ -15,7 +15,7 @@ from trpo_jax.experiments.evaluation import Summary
 from trpo_jax.experiments.files import create_directory
 from trpo_jax.experiments.guard.settings import Guard, as_guard, require_testable
 from trpo_jax.experiments.run_directory import Run
-from trpo_jax.experiments.runner import carry_out, enable_compilation_cache
+from trpo_jax.experiments.runner import carry_out
 from trpo_jax.experiments.specification import (
     RunOptions,
     RunSpec,
@@ -103,7 +103,6 @@ def train_run(
         if devices.is_first:
             create_directory(path)
         run = layout.make_run(path, spec, total_steps, options._replace(devices=devices.number))
-    enable_compilation_cache()
     outcome = carry_out(run, agent, console, devices, initial_state)
     if outcome.summary is not None:
         console.print(f"evaluation: return {outcome.summary}", highlight=False, soft_wrap=True)

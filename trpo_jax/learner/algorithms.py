@@ -105,7 +105,7 @@ POLICY_STEPS = {
 }
 """Keys: `TRPOConfig.algorithm`."""
 VALUE_FITS = {
-    "adam": ValueFit(init=init_value_optimizer, apply=_fit_by_adam),
-    "lbfgs": ValueFit(init=lambda params: (), apply=_fit_by_lbfgs),
+    "adam": ValueFit(init=init_value_optimizer, apply=_fit_by_adam, rejects_itself=True),
+    "lbfgs": ValueFit(init=lambda params: (), apply=_fit_by_lbfgs, rejects_itself=True),
 }
 """Keys: `TRPOConfig.value_optimizer`."""

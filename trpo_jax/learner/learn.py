@@ -76,6 +76,8 @@ def _guarded_fit(
     )
     if not isinstance(info, ValueFitInfo):
         raise ValueError(f"the value fit must return a ValueFitInfo; got {info!r}")
-    kept = info.accepted & prepared.on_policy & trees.all_finite((params, fit_state))
+    kept = info.accepted & prepared.on_policy
+    if not parts.value_fit.rejects_itself:
+        kept &= trees.all_finite((params, fit_state))
     params, fit_state = trees.select(kept, (params, fit_state), before)
     return params, fit_state, info._replace(accepted=kept)

@@ -33,6 +33,9 @@ class ValueFit(NamedTuple):
     `predict(params, batch.critic_obs)` gives values [B], to be fitted to `batch.value_target` with
     weights `batch.weight`; `info` is a `ValueFitInfo`. A result that is not finite is rejected.
     """
+    rejects_itself: bool = False
+    """Whether `apply` returns what it was given if its result is not finite. Then nothing tests it
+    again: XLA repeats such a test in the kernel of every leaf, which takes time to compile."""
 
 
 class Parts(NamedTuple):

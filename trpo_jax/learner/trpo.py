@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from trpo_jax.common.checks import require_whole_number
+from trpo_jax.common.compilation import RUN_ONCE, keep_programs, program
 from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.envs.base import Environment
 from trpo_jax.envs.checks import check_is_environment
@@ -79,27 +80,29 @@ def build_agent(
     value_fit: ValueFit | None = None,
 ) -> Agent:
     """`make_trpo` without its checks; `build_agent.cache_clear()` drops the cached agents."""
+    keep_programs()
     parts = assemble(env, config, policy_step, policy, critic, value_fit)
     if isinstance(env, HostEnvironment):
         return build_host_agent(parts)
     act = jax.jit(functools.partial(acting.act, parts), static_argnames="deterministic")
-    play = jax.jit(
+    play = program(
         functools.partial(evaluate, parts),
         static_argnames=("num_episodes", "deterministic", "max_steps"),
     )
     collect = functools.partial(rollout, env=env, policy=parts.policy, config=config)
-    compiled_init = jax.jit(functools.partial(begin, parts))
-    compiled_learn = jax.jit(functools.partial(learn, parts))
+    compiled_init = program(functools.partial(begin, parts), wanted=RUN_ONCE)
+    compiled_learn = program(functools.partial(learn, parts))
 
-    @jax.jit
-    def compiled_update(state: TrainState, hparams: HParams):
+    def one_update(state: TrainState, hparams: HParams):
         return learn(parts, *collect(state), hparams)
 
-    @functools.partial(jax.jit, static_argnames="num_updates")
-    def compiled_train(state: TrainState, hparams: HParams, num_updates: int):
+    def several_updates(state: TrainState, hparams: HParams, num_updates: int):
         return jax.lax.scan(
             lambda carried, _: compiled_update(carried, hparams), state, length=num_updates
         )
+
+    compiled_update = program(one_update)
+    compiled_train = program(several_updates, static_argnames=("num_updates",))
 
     def init(key: jax.Array, policy_params: Any = None, value_params: Any = None) -> TrainState:
         return compiled_init(typed_key(key), policy_params, value_params)

@@ -9,6 +9,7 @@ import numpy as np
 
 from trpo_jax.common import trees
 from trpo_jax.common.checks import require_whole_number
+from trpo_jax.common.platforms import bounded_while
 from trpo_jax.common.trees import Tree
 
 
@@ -55,6 +56,8 @@ def cg_solve(
     The solve starts from zero, because a warm start biases a truncated solve. It stops after
     `max_iters` products or once ‖r‖ ≤ tol · ‖b‖. If vᵀA v ≤ 0 or a value is not finite, it keeps
     the last good x and sets `breakdown`; it never raises under jit. No gradient flows through it.
+    On accelerators the products after the end are done too, in vain, so that the host need not
+    look.
 
     `preconditioner` maps v to P⁻¹·v, with P symmetric positive definite and close to A, to reduce
     the number of iterations. `residual_norms` and `tol` still refer to the true residual.
@@ -100,7 +103,7 @@ def cg_solve(
         trees.require_like("matvec(v)", product, b)
         return _iterate(loop, product, precondition)
 
-    end = jax.lax.while_loop(unfinished, iterate, start)
+    end = bounded_while(unfinished, iterate, start, max_iters)
     return CGResult(
         x=end.x,
         residual=end.residual,

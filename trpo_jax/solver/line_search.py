@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from trpo_jax.common import trees
 from trpo_jax.common.checks import require_whole_number
+from trpo_jax.common.platforms import by_platform
 from trpo_jax.common.trees import Tree
 
 Accept = Callable[..., jax.Array]
@@ -31,6 +32,13 @@ class LineSearchResult(NamedTuple):
     """Improvement of the accepted candidate; 0 if none was."""
     candidate_kls: jax.Array
     """[max_backtracks + 1]: KL of each candidate; NaN for those not tried."""
+
+
+class _Attempt(NamedTuple):
+    params: Tree
+    accepted: jax.Array
+    kl: jax.Array
+    improvement: jax.Array
 
 
 class _Loop(NamedTuple):
@@ -80,7 +88,8 @@ def line_search(
     two tests of the improvement; `rest` is whatever else `evaluate` returns, such as costs.
     kl ≤ max_kl and finite values are required in any case. NaN compares false and so is rejected,
     as is a candidate whose improvement or parameters are not finite. If no candidate is accepted
-    after `max_backtracks` shrinkages, the old parameters stay, bit for bit.
+    after `max_backtracks` shrinkages, the old parameters stay, bit for bit. On CPUs the candidates
+    are tried in turn, on accelerators all at once.
     Schulman et al. 2015, app. C.
     """
     require_whole_number("max_backtracks", max_backtracks, smallest=0)
@@ -92,39 +101,90 @@ def line_search(
     )
     backtrack_factor = jnp.asarray(backtrack_factor, kl_shape.dtype)
 
+    @jax.jit  # so that it is traced once for all platforms
+    def attempt(fraction: jax.Array) -> _Attempt:
+        candidate = trees.add_scaled(params, fraction, full_step)
+        improvement, kl, *rest = trees.as_floating(evaluate(candidate))
+        accepted = (
+            (kl <= max_kl)
+            & accept(improvement, kl, fraction, *rest)
+            & jnp.isfinite(improvement)
+            & trees.all_finite(candidate)
+        )
+        return _Attempt(candidate, accepted, kl, improvement)
+
+    def one_by_one(factor: jax.Array) -> LineSearchResult:
+        nothing = params, jnp.zeros((), kl_shape.dtype), jnp.zeros((), improvement_shape.dtype)
+        return _one_by_one(attempt, factor, nothing, max_backtracks)
+
+    def all_at_once(factor: jax.Array) -> LineSearchResult:
+        return _all_at_once(attempt, factor, params, full_step, max_backtracks)
+
+    return by_platform(one_by_one, all_at_once, backtrack_factor)
+
+
+def _one_by_one(
+    attempt: Callable[[jax.Array], _Attempt],
+    factor: jax.Array,
+    nothing: tuple[Tree, jax.Array, jax.Array],
+    max_backtracks: int,
+) -> LineSearchResult:
+    """Try the candidates in turn; `nothing` are parameters, KL and improvement without a step."""
+    params, kl, improvement = nothing
     start = _Loop(
         tries=jnp.int32(0),
-        fraction=jnp.ones((), kl_shape.dtype),
+        fraction=jnp.ones((), kl.dtype),
         accepted=jnp.bool_(False),
         params=params,
-        kl=jnp.zeros((), kl_shape.dtype),
-        improvement=jnp.zeros((), improvement_shape.dtype),
-        candidate_kls=jnp.full((max_backtracks + 1,), jnp.nan, kl_shape.dtype),
+        kl=kl,
+        improvement=improvement,
+        candidate_kls=jnp.full((max_backtracks + 1,), jnp.nan, kl.dtype),
     )
 
     def unfinished(loop: _Loop) -> jax.Array:
         return jnp.logical_not(loop.accepted) & (loop.tries <= max_backtracks)
 
-    def attempt(loop: _Loop) -> _Loop:
-        candidate = trees.add_scaled(params, loop.fraction, full_step)
-        improvement, kl, *rest = trees.as_floating(evaluate(candidate))
-        accepted = (
-            (kl <= max_kl)
-            & accept(improvement, kl, loop.fraction, *rest)
-            & jnp.isfinite(improvement)
-            & trees.all_finite(candidate)
-        )
+    def advance(loop: _Loop) -> _Loop:
+        tried = attempt(loop.fraction)
         return _Loop(
             tries=loop.tries + 1,
-            fraction=jnp.where(accepted, loop.fraction, loop.fraction * backtrack_factor),
-            accepted=accepted,
-            params=trees.select(accepted, candidate, params),
-            kl=jnp.where(accepted, kl, 0),
-            improvement=jnp.where(accepted, improvement, 0),
-            candidate_kls=loop.candidate_kls.at[loop.tries].set(kl),
+            fraction=jnp.where(tried.accepted, loop.fraction, loop.fraction * factor),
+            accepted=tried.accepted,
+            params=trees.select(tried.accepted, tried.params, params),
+            kl=jnp.where(tried.accepted, tried.kl, 0),
+            improvement=jnp.where(tried.accepted, tried.improvement, 0),
+            candidate_kls=loop.candidate_kls.at[loop.tries].set(tried.kl),
         )
 
-    return _result(jax.lax.while_loop(unfinished, attempt, start))
+    return _result(jax.lax.while_loop(unfinished, advance, start))
+
+
+def _all_at_once(
+    attempt: Callable[[jax.Array], _Attempt],
+    factor: jax.Array,
+    params: Tree,
+    full_step: Tree,
+    max_backtracks: int,
+) -> LineSearchResult:
+    """The same result from one batched pass over all candidates, for accelerators.
+
+    Its memory is that of a forward pass times the number of candidates.
+    """
+    fractions = factor ** jnp.arange(max_backtracks + 1, dtype=factor.dtype)
+    tried = jax.vmap(attempt)(fractions)
+    accepted, first = jnp.any(tried.accepted), jnp.argmax(tried.accepted)
+    number = jnp.where(accepted, first, max_backtracks).astype(jnp.int32)
+    untried = jnp.arange(max_backtracks + 1) > number
+    candidate = trees.add_scaled(params, fractions[number], full_step)
+    return LineSearchResult(
+        params=trees.select(accepted, candidate, params),
+        accepted=accepted,
+        step_fraction=jnp.where(accepted, fractions[number], 0),
+        num_backtracks=number,
+        kl=jnp.where(accepted, tried.kl[number], 0),
+        improvement=jnp.where(accepted, tried.improvement[number], 0),
+        candidate_kls=jnp.where(untried, jnp.nan, tried.kl),
+    )
 
 
 def untested_step(
