@@ -207,8 +207,8 @@ def curves(total_steps: int, picture: Path) -> str:
         state, history = agent.train(state, trpo_jax.HParams(), num_updates=number)
         returns = np.asarray(agent.evaluate(state, jax.random.key(1), num_episodes=20).returns)
         steps = np.arange(1, number + 1) * CONFIG.batch_size
-        axis.plot(steps, np.asarray(history.episode_return).T)
-        axis.set(title=f"{task}-v4", xlabel="steps", ylabel="mean episode return")
+        axis.plot(steps / 1000, np.asarray(history.episode_return).T)
+        axis.set(title=f"{task}-v4", xlabel="thousand steps", ylabel="mean episode return")
         means = returns.mean(axis=1)
         rows.append([
             f"envpool/{task}-v4", f"{steps[-1]:,}", f"{means.mean():.0f}",

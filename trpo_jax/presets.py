@@ -73,10 +73,10 @@ _PRESETS: dict[str, Preset] = {
         HParams(max_kl=0.03),
         total_steps=2_000_000,
     ),
-    # Half the batch with twice the δ learns as fast, and falls back more often.
+    # With δ = 0.01 it learns no faster, and two of three seeds fall from 1000 to 200 and stay there.
     "playground/CartpoleBalance": Preset(
         TRPOConfig(num_envs=32, num_steps=128, value_epochs=5, normalize_observations=True),
-        HParams(value_learning_rate=3e-3),
+        HParams(max_kl=0.003, value_learning_rate=3e-3),
         total_steps=1_000_000,
     ),
 }
