@@ -25,6 +25,40 @@ class StepStatus(enum.IntEnum):
     """A method without a trust region rejected its own step."""
 
 
+class ConstraintCase(enum.IntEnum):
+    """How a constrained step was found."""
+
+    INACTIVE = 0
+    """The step without the constraint satisfies it, and is the optimum."""
+    ACTIVE = 1
+    """The optimum lies on the constraint's boundary and on that of the trust region."""
+    RECOVERY = 2
+    """Nothing in the trust region satisfies the constraint: the step that lowers it most."""
+    PARALLEL = 3
+    """Both gradients have one direction: the shortest step to the constraint's boundary."""
+    UNCONSTRAINED = 4
+    """The constraint has no gradient, so the step is the one without it."""
+
+
+class ConstraintInfo(NamedTuple):
+    """What a constrained step did about its constraint C ≤ 0; scalars."""
+
+    violation: jax.Array
+    """c = C where the step starts; > 0 if the constraint is violated."""
+    change: jax.Array
+    """C(new) − C(old), as the line search measured it; 0 if rejected."""
+    predicted_change: jax.Array
+    """bᵀΔθ for the step taken; for the full step if rejected."""
+    multiplier: jax.Array
+    """ν, Lagrange multiplier of the constraint; 0 where it has none."""
+    case: jax.Array
+    """int32, a `ConstraintCase`; -1 for a method that distinguishes none."""
+    gradient_norm: jax.Array
+    """‖b‖."""
+    cg_residual: jax.Array
+    """‖b − M x_b‖ / ‖b‖ at the end of the solve; 0 for a method without one."""
+
+
 class TrustRegionInfo(NamedTuple):
     """What happened in one step: scalars, and two short vectors."""
 
@@ -58,3 +92,5 @@ class TrustRegionInfo(NamedTuple):
     """[cg_iterations + 1]: residual norm before the first and after each iteration."""
     cg_breakdown: jax.Array
     """bool: the solve met non-positive curvature, or a NaN or infinite value."""
+    constraint: ConstraintInfo | None = None
+    """What a method with a constraint did about it; None without one."""

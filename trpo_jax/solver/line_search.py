@@ -31,6 +31,8 @@ class LineSearchResult(NamedTuple):
     """Improvement of the accepted candidate; 0 if none was."""
     candidate_kls: jax.Array
     """[max_backtracks + 1]: KL of each candidate; NaN for those not tried."""
+    rest: Any = ()
+    """A list of what else `evaluate` returned for the accepted candidate; zeros if none was."""
 
 
 class _Loop(NamedTuple):
@@ -41,6 +43,7 @@ class _Loop(NamedTuple):
     kl: jax.Array
     improvement: jax.Array
     candidate_kls: jax.Array
+    rest: Any
 
 
 def sufficient_improvement(
@@ -87,7 +90,7 @@ def line_search(
     accept = accept or sufficient_improvement(expected_improvement, accept_ratio)
     params, full_step = trees.as_floating(params), trees.as_floating(full_step)
     trees.require_like("full_step", full_step, params)
-    improvement_shape, kl_shape, *_ = jax.eval_shape(
+    improvement_shape, kl_shape, *rest_shapes = jax.eval_shape(
         lambda candidate: trees.as_floating(evaluate(candidate)), params
     )
     backtrack_factor = jnp.asarray(backtrack_factor, kl_shape.dtype)
@@ -100,6 +103,7 @@ def line_search(
         kl=jnp.zeros((), kl_shape.dtype),
         improvement=jnp.zeros((), improvement_shape.dtype),
         candidate_kls=jnp.full((max_backtracks + 1,), jnp.nan, kl_shape.dtype),
+        rest=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), rest_shapes),
     )
 
     def unfinished(loop: _Loop) -> jax.Array:
@@ -122,6 +126,7 @@ def line_search(
             kl=jnp.where(accepted, kl, 0),
             improvement=jnp.where(accepted, improvement, 0),
             candidate_kls=loop.candidate_kls.at[loop.tries].set(kl),
+            rest=jax.tree.map(lambda leaf: jnp.where(accepted, leaf, 0), rest),
         )
 
     return _result(jax.lax.while_loop(unfinished, attempt, start))
@@ -162,4 +167,5 @@ def _result(end: _Loop) -> LineSearchResult:
         kl=end.kl,
         improvement=end.improvement,
         candidate_kls=end.candidate_kls,
+        rest=end.rest,
     )
