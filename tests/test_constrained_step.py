@@ -117,7 +117,10 @@ def test_it_is_scipys_optimum(kind, dtype, tolerance):
                 degenerate = abs(case[3]) > (1 - 1e-4) * np.sqrt(
                     2 * case[4] * case[2] @ np.linalg.solve(case[0], case[2])
                 )
-                assert ours[0] >= gain - (0.02 if degenerate else tolerance), (kind, seed)
+                # Directions closer than √(16 ε) count as parallel, and what lies between is lost.
+                lost = np.sqrt(16 * np.finfo(dtype).eps) if kind == "near_parallel" else 0
+                allowed = 0.02 if degenerate else tolerance + lost
+                assert ours[0] >= gain - allowed, (kind, seed)
             else:
                 assert ours[1] == pytest.approx(excess, abs=tolerance), (kind, seed)
 

@@ -41,22 +41,22 @@ class ConstraintCase(enum.IntEnum):
 
 
 class ConstraintInfo(NamedTuple):
-    """What a constrained step did about its constraint C ≤ 0; scalars."""
+    """What a step did about its constraint C ≤ 0; scalars. What a method lacks is None."""
 
     violation: jax.Array
     """c = C where the step starts; > 0 if the constraint is violated."""
-    change: jax.Array
-    """C(new) − C(old), as the line search measured it; 0 if rejected."""
-    predicted_change: jax.Array
-    """bᵀΔθ for the step taken; for the full step if rejected."""
     multiplier: jax.Array
     """ν, Lagrange multiplier of the constraint; 0 where it has none."""
-    case: jax.Array
-    """int32, a `ConstraintCase`; -1 for a method that distinguishes none."""
-    gradient_norm: jax.Array
+    change: jax.Array | None = None
+    """C(new) − C(old), as the line search measured it; 0 if rejected."""
+    predicted_change: jax.Array | None = None
+    """bᵀΔθ for the step taken; for the full step if rejected."""
+    case: jax.Array | None = None
+    """int32, a `ConstraintCase`."""
+    gradient_norm: jax.Array | None = None
     """‖b‖."""
-    cg_residual: jax.Array
-    """‖b − M x_b‖ / ‖b‖ at the end of the solve; 0 for a method without one."""
+    cg_residual: jax.Array | None = None
+    """‖b − M x_b‖ / ‖b‖ at the end of the solve; 0 if b is 0."""
 
 
 class TrustRegionInfo(NamedTuple):
