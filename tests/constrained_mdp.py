@@ -64,8 +64,6 @@ def optimum(limit: float) -> tuple[float, float]:
                 chance = TO_STATE_1 if place else 1 - TO_STATE_1
                 row[index[time - 1].ravel()] -= chance.ravel()
     reward, cost = (np.broadcast_to(each, shape).ravel() for each in (REWARD, COST))
-    found = linprog(
-        -reward, A_ub=cost[None], b_ub=[limit], A_eq=flows, b_eq=inflow, bounds=(0, 1)
-    )
+    found = linprog(-reward, A_ub=cost[None], b_ub=[limit], A_eq=flows, b_eq=inflow, bounds=(0, 1))
     assert found.success
     return -found.fun, float(cost @ found.x)

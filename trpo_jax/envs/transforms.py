@@ -199,6 +199,15 @@ class Wrapper(Environment):
         """The suite's own object, or else the innermost environment."""
         return getattr(self.env, "unwrapped", self.env)
 
+    def measuring(self, names: Sequence[str]) -> Self:
+        """The same, asking the environment inside to report these metrics if it can."""
+        inner = getattr(self.env, "measuring", None)
+        if inner is None:
+            return self
+        other = copy.copy(self)
+        other.env = inner(names)
+        return other
+
     @property
     def parameters(self) -> Any:
         """The parameters of the innermost environment, if it has any."""
