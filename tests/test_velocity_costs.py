@@ -45,9 +45,10 @@ def test_simulators_count_every_step_of_a_repeated_action(env_id):
             np.testing.assert_array_equal(inner.cost["velocity_limit"], fast)
             total += alive * fast
             alive &= ~(inner.terminated | inner.truncated)
-        assert alive.all()
         np.testing.assert_array_equal(step.cost["velocity_limit"], total)
         seen += total.sum()
+        if not alive.all():
+            break
     assert seen > 0
     ours.close(), theirs.close()
 

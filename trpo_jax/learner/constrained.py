@@ -15,6 +15,9 @@ from trpo_jax.solver.info import ConstraintInfo
 from trpo_jax.solver.natural_step import Preconditioner
 from trpo_jax.solver.trust_region import trust_region_step
 
+SLOPE_TOLERANCE = 0.05
+"""Of CPO's second solve. It need not be more exact: the step is feasible to first order at any."""
+
 
 def cost_surrogate(distribution: Any, batch: Batch) -> jax.Array:
     """(π/π_old − 1) Â_C, [B]: its mean is the change of the cost per step, to first order."""
@@ -26,7 +29,8 @@ def cpo_step(*, preconditioner: Preconditioner | None = None) -> PolicyStep:
     """Constrained policy optimisation as a `PolicyStep`; `algorithm="cpo"`.
 
     maximise L(θ) subject to KL ≤ δ and c + E[(π/π_old − 1) Â_C] ≤ 0, c = (Ĵ_C − d) / L̄ per step:
-    `constrained_step`, with the settings of TRPO. Its step is always searched; `line_search=False`
+    `constrained_step`, with the settings of TRPO; the solve for the costs stops at a residual of
+    `SLOPE_TOLERANCE`. Its step is always searched; `line_search=False`
     is refused when the agent is made. Achiam et al. 2017.
     """
 
@@ -39,6 +43,7 @@ def cpo_step(*, preconditioner: Preconditioner | None = None) -> PolicyStep:
             params,
             batch,
             violation=violation_per_step(batch),
+            slope_cg_tol=jnp.maximum(hparams.cg_tol, SLOPE_TOLERANCE),
             preconditioner=preconditioner,
             **settings,
         )

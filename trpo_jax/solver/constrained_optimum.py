@@ -73,7 +73,7 @@ def constrained_optimum(
     violation = jnp.asarray(violation, gradient.dtype)
     plane = _plane(gradient, slope, solved_gradient, solved_slope)
     steepness = _root(plane.slope[0] ** 2 + plane.slope[1] ** 2)
-    constrained = (steepness > 0) & (trees.dot(slope, slope) > 0)
+    constrained = trees.dot(slope, slope) > 0
     normal = tuple(_ratio(part, steepness) for part in plane.slope)
     tangent = (-normal[1], normal[0])
     along, across = _inner(plane.gradient, normal), _inner(plane.gradient, tangent)
@@ -89,10 +89,9 @@ def constrained_optimum(
     )  # coordinates
     cut = first * plane.basis[0] + second * plane.basis[1]
 
-    curvature = trees.dot(solved_gradient.x, gradient - solved_gradient.residual)
-    straight = radius * _ratio(1.0, _root(curvature)) * solved_gradient.x
-    satisfied = violation + trees.dot(slope, straight) <= 0
-    inactive = ~constrained | (satisfied & (curvature > 0))
+    straight, curvature = unconstrained_step(gradient, solved_gradient, max_kl)
+    satisfied = (curvature > 0) & (violation + trees.dot(slope, straight) <= 0)
+    inactive = ~constrained | satisfied
     recovery = constrained & (bound <= -radius)
     case = jnp.where(across == 0, ConstraintCase.PARALLEL, ConstraintCase.ACTIVE)
     case = jnp.where(recovery, ConstraintCase.RECOVERY, case)
@@ -110,6 +109,15 @@ def constrained_optimum(
         ),
         constraint_multiplier=jnp.where(without, 0, jnp.maximum(dual, 0)),
     )
+
+
+def unconstrained_step(
+    gradient: jax.Array, solved_gradient: CGResult, max_kl: Number
+) -> tuple[jax.Array, jax.Array]:
+    """TRPO's step √(2δ / xᵀM x) · x, and the curvature xᵀM x; without curvature the step is 0."""
+    curvature = trees.dot(solved_gradient.x, gradient - solved_gradient.residual)
+    scale = jnp.sqrt(2 * jnp.asarray(max_kl, gradient.dtype)) * _ratio(1.0, _root(curvature))
+    return scale * solved_gradient.x, curvature
 
 
 def _plane(
