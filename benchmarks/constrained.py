@@ -114,7 +114,7 @@ def price(arguments: Any) -> str:
     rows = []
     for env_id, sizes in (("CartPole-v1", (64, 64)), ("Acrobot-v1", (256, 256))):
         env = CostlyMoves(trpo_jax.make_env(env_id))
-        calls, learning = {}, {}
+        calls, learning, cases = {}, {}, {}
         for method in ("trpo", "cpo", "lagrangian"):
             config = TRPOConfig(algorithm=method, hidden_sizes=(8,) if arguments.quick else sizes)
             agent = trpo_jax.make_trpo(env, config)
@@ -122,6 +122,8 @@ def price(arguments: Any) -> str:
             for _ in range(3):  # away from the first policy, whose costs are like noise
                 state, _ = agent.update(state, hparams)
             after, trajectory = agent.rollout(state)
+            constraint = agent.update(state, hparams)[1].constraint
+            cases[method] = "–" if constraint is None else _name_of(constraint.case)
             calls[method] = _bound(agent.update, state, hparams)
             learning[method] = _bound(agent.learn, after, trajectory, hparams)
         times, parts = interleaved(calls, rounds), interleaved(learning, rounds)
@@ -129,17 +131,21 @@ def price(arguments: Any) -> str:
             rows.append(
                 {
                     "environment": env_id, "batch": config.batch_size, "networks": str(sizes),
-                    "method": method,
+                    "method": method, "constraint": cases[method],
                     "update, ms": f"{1e3 * np.median(times[method]):.1f}",
                     "update / TRPO's": f"{ratio(times, method, 'trpo'):.2f}",
                     "learning alone / TRPO's": f"{ratio(parts, method, 'trpo'):.2f}",
                 }
             )  # fmt: skip
     note = (
-        "Medians over interleaved rounds. A limit adds a second right side to conjugate gradients, "
-        "solved side by side with the first, and a second critic to fit."
+        "Medians over interleaved rounds. A limit adds a second critic to fit, and to CPO, where "
+        "it binds, a second solve by conjugate gradients."
     )
     return f"{note}\n\n{report.records(rows)}"
+
+
+def _name_of(case: Any) -> str:
+    return "–" if case is None else trpo_jax.ConstraintCase(int(case)).name.lower()
 
 
 def _bound(function: Any, *arguments: Any) -> Any:
