@@ -75,6 +75,8 @@ def test_the_best_policy_keeps_the_limit_if_any_does():
     ranked = sorted(records, key=lambda record: _rank(record, 25.0), reverse=True)
     assert [record["mean"] for record in ranked] == [60.0, 50.0, 99.0, 90.0]
     assert max(records, key=lambda record: _rank(record, None))["mean"] == 99.0
+    unknown = {"mean": 500.0, "mean_cost": float("nan")}
+    assert _rank(unknown, 25.0) < _rank(records[0], 25.0)
 
 
 def test_a_limit_without_costs_is_one_line(capsys):

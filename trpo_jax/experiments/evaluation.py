@@ -175,7 +175,7 @@ class Evaluations:
         if stats.costs is not None:
             record["mean_cost"] = float(np.mean(stats.costs, dtype=np.float64))
         rank = _rank(record, self._limit)
-        is_best = rank > self._best_rank
+        is_best = rank > self._best_rank and not math.isnan(mean)
         if is_best:
             self._best_rank = rank
             state = self._devices.collect(state)
@@ -204,11 +204,14 @@ _NOTHING = (-math.inf, -math.inf)
 def _rank(record: dict[str, Any], limit: float | None) -> tuple[float, float]:
     """What decides which evaluation is the best, compared in order.
 
-    The return; with a limit of the costs, first how little the mean cost exceeds it.
+    The return; with a limit of the costs, first how little the mean cost exceeds it. A cost that is
+    unknown or NaN exceeds it without bound.
     """
+    if limit is None:
+        return 0.0, record["mean"]
     cost = record.get("mean_cost")
-    excess = 0.0 if limit is None or cost is None else max(cost - limit, 0.0)
-    return -excess, record["mean"]
+    known = cost is not None and not math.isnan(cost)
+    return (-max(cost - limit, 0.0) if known else -math.inf), record["mean"]
 
 
 def cost_limit(agent: Agent, hparams: HParams) -> float | None:
