@@ -210,8 +210,9 @@ def _rank(record: dict[str, Any], limit: float | None) -> tuple[float, float]:
     if limit is None:
         return 0.0, record["mean"]
     cost = record.get("mean_cost")
-    known = cost is not None and not math.isnan(cost)
-    return (-max(cost - limit, 0.0) if known else -math.inf), record["mean"]
+    if cost is None or math.isnan(cost):
+        return -math.inf, record["mean"]
+    return -max(cost - limit, 0.0), record["mean"]
 
 
 def cost_limit(agent: Agent, hparams: HParams) -> float | None:
