@@ -31,7 +31,7 @@ def run(where):
 
 
 def test_a_run_knows_its_algorithm_and_its_costs(run, capsys):
-    agent, state, _ = load_run(run)
+    agent, state, *_ = load_run(run)
     assert agent.parts.config.algorithm == "lagrangian"
     assert state.cost_critic is not None
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
