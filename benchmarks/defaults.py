@@ -22,7 +22,7 @@ from trpo_jax.learner.parts import PolicyStep
 from trpo_jax.presets import get_preset
 from trpo_jax.solver.local_model import local_model
 from trpo_jax.solver.natural_step import natural_step
-from trpo_jax.solver.trust_region import _search, step_info
+from trpo_jax.solver.trust_region import search_along, step_info
 
 # id: (keywords, seeds, steps)
 TASKS: dict[str, tuple[dict[str, Any], int, int]] = {
@@ -76,7 +76,7 @@ def whole_region_step(key, objective, params, state, batch, hparams, config):
         step=trees.scaled(factor, proposal.step),
         predicted_improvement=factor * proposal.predicted_improvement,
     )
-    found = _search(model, proposal, accept=None, max_kl=hparams.max_kl, **search)
+    found = search_along(model, proposal, accept=None, max_kl=hparams.max_kl, **search)
     return found.params, state, step_info(model, proposal, found, hparams.cg_damping)
 
 

@@ -18,13 +18,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import report
-from injected import FAULTS, SILENT, Training, healthy, train
+from injected import FAULTS, SILENT, Training, healthy, keeps_its_limit, train
 
 import trpo_jax
 from trpo_jax.experiments.loggers import to_records
 from trpo_jax.experiments.run_directory import read_histories
 from trpo_jax.learner.trpo import build_agent
 
+LIMITED = ("cpo", "lagrangian")
+"""Algorithms that train on Catch with a limit that can be kept."""
 HEALTHY = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCarContinuous-v0", "Catch-bsuite")
 NOTES = """\
 Thresholds were chosen on runs of this benchmark: this is how well they fit, not how well they would
@@ -97,6 +99,7 @@ def confusion_table(
     """The rows, how many faulty runs got their name, how many healthy ones a severe finding."""
     faulty = [(f.__name__, f(env_id)) for f, env_ids in FAULTS.items() for env_id in env_ids]
     sound = [("healthy", healthy(env_id)) for env_id in HEALTHY]
+    sound += [(f"limit-{name}", keeps_its_limit(name)("Catch-bsuite")) for name in LIMITED]
     if arguments.quick:
         faulty, sound = faulty[:1], sound[:1]
     rows, right, false_alarms = [], 0, 0
@@ -130,7 +133,7 @@ def main() -> None:
         directory.mkdir(parents=True, exist_ok=True)
         rows, right, false_alarms = confusion_table(arguments, directory)
     num_faulty = arguments.seeds * sum(map(len, FAULTS.values()))
-    num_healthy = arguments.healthy_seeds * len(HEALTHY)
+    num_healthy = arguments.healthy_seeds * len(HEALTHY + LIMITED)
     report.write(
         arguments.out,
         "Does the doctor name the fault?",

@@ -181,6 +181,83 @@ def entropy_collapse(env_id: str) -> Training:
     return faulty("entropy_collapse", env_id, policy_step=changed_step(objective=punish))
 
 
+class CostlyMoves(Environment):
+    """An environment in which the last action costs 1, and all of them `noise` · N(0, 1)."""
+
+    def __init__(self, env: Environment, noise: float = 0.0):
+        self._env, self.name, self.action_space = env, f"{env.name} with costs", env.action_space
+        self.obs_shape, self.max_episode_steps = env.obs_shape, env.max_episode_steps
+        self.noise = noise
+
+    def reset(self, key):
+        return self._env.reset(key)
+
+    def step(self, key, state, action):
+        state, step = self._env.step(key, state, action)
+        costly = jnp.float32(action == self.action_space.num_actions - 1)
+        noise = self.noise * jax.random.normal(jax.random.fold_in(key, 1))
+        return state, step._replace(cost=costly + noise)
+
+
+def limited(expected: str, env_id: str, algorithm: str, noise: float = 0.0, **changes) -> Training:
+    """A training with a limit of the costs that must get this main finding."""
+    training = faulty(expected, env_id, {"algorithm": algorithm, "cost_limit": 0.8, **changes})
+    return training._replace(env=CostlyMoves(training.env, noise))
+
+
+def with_costs(training: Training, step: Any, change: Callable[[Any], Any]) -> Training:
+    """The same with a changed view of the costs, in a step that takes them."""
+
+    def apply(key, objective, params, state, batch, hparams, config):
+        changed = batch.replace(costs=change(batch.costs))
+        return step.apply(key, objective, params, state, changed, hparams, config)
+
+    return training._replace(policy_step=step._replace(apply=apply))
+
+
+def noisy_costs(env_id: str) -> Training:
+    """Costs that are noise, a hundred times as large as what the policy can change."""
+    return limited("useless_cost_critic", env_id, "cpo", noise=100.0)
+
+
+def costs_of_wrong_sign(env_id: str) -> Training:
+    """The advantages of the costs have the wrong sign, and the limit is out of reach at first."""
+    training = limited("futile_recovery", env_id, "cpo", cost_limit=-3.0)
+    step = trpo_jax.cpo_step()
+    return with_costs(training, step, lambda costs: costs.replace(advantage=-costs.advantage))
+
+
+def impossible_limit(env_id: str) -> Training:
+    """No policy has a cost below zero."""
+    return limited("infeasible", env_id, "cpo", cost_limit=-3.0)
+
+
+def impossible_limit_and_multiplier(env_id: str) -> Training:
+    """The same, with a multiplier that sums up the excess."""
+    return limited(
+        "runaway_multiplier", env_id, "lagrangian", cost_limit=-3.0, multiplier_integral=1.0
+    )
+
+
+def limit_of_a_step(env_id: str) -> Training:
+    """The limit per episode is taken for one per step, so that it is never violated."""
+    training = limited("limit_violated", env_id, "cpo", cost_limit=0.2)
+
+    def mistake(costs):
+        return costs.replace(excess=costs.excess + 0.2 / costs.mean_length - 0.2)
+
+    return with_costs(training, trpo_jax.cpo_step(), mistake)
+
+
+def keeps_its_limit(algorithm: str) -> Callable[[str], Training]:
+    """A training with a limit that can be kept."""
+
+    def healthy_at_a_limit(env_id: str) -> Training:
+        return limited(SILENT, env_id, algorithm, multiplier_proportional=1.0)
+
+    return healthy_at_a_limit
+
+
 def healthy(env_id: str) -> Training:
     """A preset as it is."""
     preset = trpo_jax.get_preset(env_id)
@@ -195,5 +272,7 @@ FAULTS: dict[Callable[[str], Training], tuple[str, ...]] = {
     **dict.fromkeys((wrong_sign, entropy_collapse), (*_BOTH, "Catch-bsuite")),
     no_value_epochs: ("CartPole-v1", "Catch-bsuite"),
     two_cg_iterations: ("Acrobot-v1", "CartPole-v1"),
+    **dict.fromkeys((noisy_costs, costs_of_wrong_sign, impossible_limit), ("Catch-bsuite",)),
+    **dict.fromkeys((impossible_limit_and_multiplier, limit_of_a_step), ("Catch-bsuite",)),
 }
 """Faults, and the environments in whose training each is injected."""

@@ -17,6 +17,7 @@ _TRAINING = ("trpo_jax/learner", "trpo_jax/policies", "trpo_jax/solver")
 PATHS = {
     "claims": _TRAINING,
     "compare_peers": _TRAINING,
+    "constrained": ("trpo_jax/envs", *_TRAINING),
     "defaults": _TRAINING,
     "devices": ("trpo_jax/experiments/devices.py", *_TRAINING),
     "doctor": ("trpo_jax/experiments/doctor", *_TRAINING),

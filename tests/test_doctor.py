@@ -58,6 +58,21 @@ def late(value, before):
 
 ALL = np.ones(UPDATES, bool)
 FALLING = np.linspace(400, 20, UPDATES)
+LIMITED = {
+    "constraint_violation": np.full(UPDATES, -0.001),
+    "constraint_change": np.full(UPDATES, -0.01),
+    "constraint_multiplier": np.full(UPDATES, 0.5),
+    "constraint_case": np.ones(UPDATES, int),
+    "cost_estimate": 25 + 10 * np.sin(2.0 * np.arange(UPDATES)),
+    "mean_length": np.full(UPDATES, 100.0),
+    "cost_explained_variance": np.full(UPDATES, 0.6),
+    "cost_advantage_std": np.ones(UPDATES),
+}
+"""What a healthy run records besides, at a limit of 25."""
+RECOVERING = {**LIMITED, "constraint_case": np.full(UPDATES, 2)}
+WITHOUT_CASES = {
+    k: v for k, v in LIMITED.items() if k not in ("constraint_case", "constraint_change")
+}
 SIGNS = {
     "off_policy": {"alarm_off_policy": late(True, False).astype(bool)},
     "invalid_data": {"alarm_invalid_data": ALL, "valid_fraction": np.full(UPDATES, 0.9)},
@@ -75,6 +90,19 @@ SIGNS = {
         "explained_variance": np.full(UPDATES, 0.01),
     },
     "failed_value_fit": {"alarm_value_fit_failed": ALL},
+    "useless_cost_critic": {**LIMITED, "cost_explained_variance": np.zeros(UPDATES)},
+    "futile_recovery": {
+        **LIMITED,
+        "constraint_case": late(2, 1),
+        "cost_estimate": 50.0 + np.arange(UPDATES),
+    },
+    "infeasible": {**RECOVERING, "cost_estimate": np.linspace(100, 50, UPDATES)},
+    "runaway_multiplier": {
+        **WITHOUT_CASES,
+        "cost_estimate": np.full(UPDATES, 90.0),
+        "constraint_multiplier": np.linspace(0, 100, UPDATES),
+    },
+    "limit_violated": {**LIMITED, "cost_estimate": np.full(UPDATES, 90.0)},
     "biased_advantages": {"episode_return": FALLING},
     "entropy_collapse": {
         "entropy": np.geomspace(0.69, 0.01, UPDATES),
@@ -96,6 +124,19 @@ def test_it_is_silent_on_a_healthy_run():
     assert diagnosis.findings == ()
     assert not diagnosis.severe
     assert diagnosis.to_text() == "Nothing wrong in 40 updates, 1 seed."
+
+
+@pytest.mark.parametrize("columns", [LIMITED, WITHOUT_CASES])
+def test_it_is_silent_at_a_limit_that_is_kept(columns):
+    assert examine(columns).findings == ()
+
+
+def test_a_falling_return_is_the_price_of_a_violated_limit():
+    """The return falls while the cost does: no sign of wrong advantages."""
+    falls = {"episode_return": FALLING, "cost_estimate": np.linspace(200, 20, UPDATES)}
+    assert examine({**LIMITED, **falls}).findings == ()
+    kept = {**LIMITED, "episode_return": FALLING, "cost_estimate": np.full(UPDATES, 5.0)}
+    assert [f.name for f in examine(kept).findings] == ["biased_advantages"]
 
 
 def test_every_rule_has_a_sign():

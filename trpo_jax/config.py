@@ -40,6 +40,7 @@ _NON_NEGATIVE = (
     lambda x: np.isfinite(_in_float32(x)) & (x >= 0),
     "a finite number >= 0 (in float32)",
 )
+_FINITE = (lambda x: np.isfinite(_in_float32(x)), "a finite number (in float32)")
 _UNIT = (lambda x: (x >= 0) & (x <= 1), "a number in [0, 1]")
 _BELOW_ONE = (lambda x: (x >= 0) & (x < 1), "a number in [0, 1)")
 _OPEN_UNIT = (lambda x: (x > 0) & (x < 1), "a number strictly between 0 and 1")
@@ -57,10 +58,11 @@ class TRPOConfig:
     num_envs: int = _setting(8, "number of environments stepped in parallel (N)", *_at_least(1))
     num_steps: int = _setting(256, "steps per environment and update (T)", *_at_least(1))
 
-    algorithm: Literal["trpo", "trpo_adaptive_damping"] = _setting(
+    algorithm: Literal["trpo", "trpo_adaptive_damping", "cpo", "lagrangian"] = _setting(
         "trpo",
         "the policy step; trpo_adaptive_damping adapts the damping from update to update by the "
-        "ratio of actual to predicted improvement",
+        "ratio of actual to predicted improvement; cpo and lagrangian keep the cost per episode "
+        "below cost_limit, by a constrained step or by a multiplier under PID control",
     )
 
     hidden_sizes: tuple[int, ...] = _setting(
@@ -214,6 +216,28 @@ class HParams:
         0.0, "weight of the entropy bonus in the surrogate", *_NON_NEGATIVE
     )
     value_learning_rate: float = _setting(1e-3, "Adam's step size in the value fit", *_POSITIVE)
+
+    cost_limit: float = _setting(
+        25.0,
+        "bound d on the mean undiscounted cost of an episode, for cpo and lagrangian",
+        *_FINITE,
+    )
+    cost_gamma: float = _setting(0.99, "discount factor of the costs", *_UNIT)
+    cost_gae_lambda: float = _setting(0.95, "λ of advantage estimation for the costs", *_UNIT)
+    multiplier_proportional: float = _setting(
+        0.1, "lagrangian: gain of the multiplier on the excess cost of an episode", *_NON_NEGATIVE
+    )
+    multiplier_integral: float = _setting(
+        0.01,
+        "lagrangian: gain on the sum of the excess costs; alone it is dual ascent",
+        *_NON_NEGATIVE,
+    )
+    multiplier_derivative: float = _setting(
+        0.01, "lagrangian: gain on the rise of the cost since the last update", *_NON_NEGATIVE
+    )
+    max_multiplier: float = _setting(
+        100.0, "lagrangian: cap of the multiplier and of its integral", *_NON_NEGATIVE
+    )
 
     def __post_init__(self):
         for spec in dataclasses.fields(self):

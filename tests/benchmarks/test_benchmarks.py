@@ -13,6 +13,8 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MINIATURES = [
+    "constrained price --quick",
+    "constrained train --quick --tasks Hopper --methods cpo --seeds 0",
     "devices --quick",
     "doctor --quick",
     "environments --quick --suite gymnax",

@@ -51,6 +51,11 @@ def evaluate(argv: list[str]) -> int:
     print(f"interquartile mean   {summary.interquartile_mean:.2f}")
     print(f"worst, best          {summary.minimum:.2f}, {summary.maximum:.2f} ({unit})")
     print(f"mean episode length  {summary.mean_length:.1f}")
+    if summary.mean_cost is not None:
+        interval = f"[{summary.low_cost:.2f}, {summary.high_cost:.2f}]"
+        print(f"cost                 {summary.mean_cost:.2f} {interval} (mean, 95 % interval)")
+        for name, cost in summary.mean_costs.items() if len(summary.mean_costs) > 1 else ():
+            print(f"cost, {name:<14} {cost:.2f}")
     for name, mean in summary.metrics.items():
         print(f"{name:<20} {mean:.4g}; {summary.metrics_last[name]:.4g} at the last step")
     return 0

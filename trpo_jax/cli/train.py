@@ -196,6 +196,9 @@ def _carry_out(
     if not devices.is_first:
         return 0
     console.print(f"evaluation: return {outcome.summary}", highlight=False, soft_wrap=True)
+    cost = outcome.summary and outcome.summary.mean_cost
+    if cost is not None:
+        console.print(f"evaluation: cost {cost:.2f}", highlight=False)
     from trpo_jax.experiments import plots
 
     console.print(f"overview: {plots.overview(run)}", highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 import abc
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,8 @@ import numpy as np
 
 from trpo_jax.spaces import ActionSpace, Discrete, MultiDiscrete
 
+DEFAULT_MAX_STEPS = 1000
+"""Steps of an episode where an environment has no time limit and a number is needed."""
 EnvState = Any
 Obs = Any
 """An array, a tree of arrays, or an `Observation` of these."""
@@ -31,6 +34,10 @@ class EnvStep(NamedTuple):
     """What else the step measured, for the reports only: a dictionary of scalars by name, such as
     success or the terms of the reward, with the same names at every step; None for none. Reports
     count a value that is not finite as 0."""
+    cost: Any = None
+    """What the step costs, for a constraint on the cost per episode: a scalar, or a dictionary of
+    scalars by name, the same at every step, which are recorded one by one and constrained by their
+    sum; None for none."""
 
 
 class Environment(abc.ABC):
@@ -77,6 +84,8 @@ class Environment(abc.ABC):
     are traced for it."""
     metrics: tuple[str, ...] | None = None
     """Names of the metrics that `step` reports. None: `step` is traced for them."""
+    costs: tuple[str, ...] | None = None
+    """Names of the costs that `step` reports, ("cost",) for a scalar. None: as with metrics."""
     costly_reset: bool = False
     """Whether a reset costs about as much as a step, so that one per step would be expensive."""
 
@@ -112,20 +121,37 @@ def metric_names(env: Environment) -> tuple[str, ...]:
     return _traced(env)[1] if env.metrics is None else tuple(env.metrics)
 
 
+def cost_names(env: Environment) -> tuple[str, ...]:
+    """Names of the costs that the steps of an environment report; traced at most once."""
+    return _traced(env)[2] if env.costs is None else tuple(env.costs)
+
+
+def named_costs(cost: Any) -> dict[str, Any]:
+    """`EnvStep.cost` as a dictionary: a scalar has the name "cost", and None gives an empty one."""
+    if cost is None:
+        return {}
+    return dict(cost) if isinstance(cost, Mapping) else {SCALAR_COST: cost}
+
+
+SCALAR_COST = "cost"
+"""The name of a cost that has none."""
+
+
 @functools.lru_cache(maxsize=64)
-def _traced(env: Environment) -> tuple[Obs, tuple[str, ...]]:
-    """The types of an observation and the names of the metrics, from a traced step."""
+def _traced(env: Environment) -> tuple[Obs, tuple[str, ...], tuple[str, ...]]:
+    """The types of an observation and the names of metrics and costs, from a traced step."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    first, later, metrics = jax.eval_shape(lambda key: _first_step(env, key), key)
-    return jax.tree.map(_common_type, first, later), tuple(metrics)
+    first, later, metrics, costs = jax.eval_shape(lambda key: _first_step(env, key), key)
+    return jax.tree.map(_common_type, first, later), tuple(metrics), tuple(costs)
 
 
-def _first_step(env: Environment, key: jax.Array) -> tuple[Obs, Obs, dict[str, jax.Array]]:
-    """The first observation, and the observation and metrics after an action, as arrays."""
+def _first_step(env: Environment, key: jax.Array) -> tuple[Obs, Obs, dict, dict]:
+    """The first observation, and observation, metrics and costs after an action, as arrays."""
     state, first = env.reset(key)
     # brax's step writes into the dictionaries it is given.
     _, step = env.step(key, jax.tree.map(jnp.asarray, state), some_action(env.action_space))
-    return jax.tree.map(jnp.asarray, (first, step.obs, dict(step.metrics or {})))
+    reported = dict(step.metrics or {}), named_costs(step.cost)
+    return jax.tree.map(jnp.asarray, (first, step.obs, *reported))
 
 
 def _common_type(first: Any, later: Any) -> jax.ShapeDtypeStruct:
@@ -154,9 +180,9 @@ def step_batch(
     """Step N environments with keys [N], without reset.
 
     Observations have the types of `observation_spec`, rewards are float32, flags are bool, and
-    `truncated` is false wherever the episode terminated. If an observation or reward is not finite,
-    the episode is truncated: a simulation that blew up restarts instead of spoiling the run.
-    Metrics are a dictionary of float32 [N], empty if the environment has none.
+    `truncated` is false wherever the episode terminated. If an observation, reward or cost is not
+    finite, the episode is truncated: a simulation that blew up restarts instead of spoiling the
+    run. Metrics and costs are dictionaries of float32 [N], empty if the environment has none.
     """
     next_states, step = jax.vmap(env.step)(keys, states, actions)
     next_states = jax.tree.map(like, states, next_states)
@@ -164,6 +190,9 @@ def step_batch(
     terminated = jnp.asarray(step.terminated, bool)
     reward = jnp.asarray(step.reward, jnp.float32)
     finite = finite_rows(obs) & jnp.isfinite(reward)
+    costs = {name: jnp.asarray(x, jnp.float32) for name, x in named_costs(step.cost).items()}
+    for values in costs.values():
+        finite &= jnp.isfinite(values)
     return next_states, EnvStep(
         obs=obs,
         reward=reward,
@@ -172,6 +201,7 @@ def step_batch(
         metrics={
             name: jnp.asarray(value, jnp.float32) for name, value in (step.metrics or {}).items()
         },
+        cost=costs,
     )
 
 

@@ -10,7 +10,14 @@ import numpy as np
 
 from trpo_jax.common import trees
 from trpo_jax.common.checks import require_whole_number
-from trpo_jax.envs.base import Environment, EnvStep, like, some_action, strongly_typed
+from trpo_jax.envs.base import (
+    Environment,
+    EnvStep,
+    like,
+    named_costs,
+    some_action,
+    strongly_typed,
+)
 from trpo_jax.envs.host import HostEnvironment
 from trpo_jax.spaces import (
     Box,
@@ -172,6 +179,24 @@ def _check_episode(env: Environment, key: jax.Array, action: jax.Array) -> None:
         )
     for name, value in metrics.items():
         _check_array(f"step of {env.name} returns metrics[{name!r}]", value, ())
+    _check_costs(env, step.cost)
+
+
+def _check_costs(env: Environment, cost: Any) -> None:
+    costs = named_costs(cost)
+    if not all(isinstance(name, str) for name in costs):
+        raise ValueError(
+            f"step of {env.name} returns cost={cost!r}; a scalar, or a dict of scalars by name, is "
+            "needed"
+        )
+    if env.costs is not None and set(env.costs) != set(costs):
+        raise ValueError(
+            f"costs={env.costs!r} of {env.name}, but step returns {tuple(costs)}; announce the "
+            'same names, ("cost",) for a scalar, or leave the attribute out'
+        )
+    for name, value in costs.items():
+        label = "cost" if cost is value else f"cost[{name!r}]"
+        _check_array(f"step of {env.name} returns {label}", value, ())
 
 
 def _check_observation(env: Environment, function: str, obs: Any) -> None:

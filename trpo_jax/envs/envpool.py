@@ -1,5 +1,7 @@
 """EnvPool environments: many simulators in C++ threads, on the host."""
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import envpool
@@ -69,6 +71,18 @@ class EnvPoolEnvironment(HostEnvironment):
     def simulators(self, seeds: np.ndarray) -> Simulators:
         """A pool with one environment per seed. Pools take seeds only when they are made."""
         return EnvPoolSimulators(self, self._pool([int(seed) for seed in seeds]))
+
+    def measuring(self, names: Sequence[str]) -> "EnvPoolEnvironment":
+        """The same, reporting these entries of `info` too, as far as a step has them."""
+        probe = self._pool([0])
+        probe.reset()
+        space = probe.action_space
+        info = probe.step(np.zeros((1, *space.shape), space.dtype))[-1]
+        probe.close()
+        other = copy.copy(self)
+        found = [name for name in names if name in info]
+        other.metrics = tuple(dict.fromkeys((*self.metrics, *found)))
+        return other
 
     def _pool(self, seeds: list[int]) -> Any:
         try:

@@ -100,6 +100,19 @@ class GymnasiumEnvironment(HostEnvironment):
         limit = probe.spec.max_episode_steps if probe.spec else None
         self.max_episode_steps = limit or getattr(probe, "_max_episode_steps", None)
 
+    def measuring(self, names: Sequence[str]) -> "GymnasiumEnvironment":
+        """The same, reporting these entries of `info` too, as far as a step has them."""
+        probe = self.make_one()
+        try:
+            probe.reset(seed=0)
+            info = probe.step(probe.action_space.sample())[-1]
+        finally:
+            probe.close()
+        other = copy.copy(self)
+        found = [name for name in names if name in info]
+        other.metrics = tuple(dict.fromkeys((*self.metrics, *found)))
+        return other
+
     def drawn(self) -> "GymnasiumEnvironment | None":
         """The same with `render_mode="rgb_array"`, if it has that."""
         if "rgb_array" not in self._render_modes:

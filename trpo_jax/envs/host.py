@@ -54,6 +54,7 @@ class HostEnvironment(Environment):
     """
 
     metrics: tuple[str, ...] = ()
+    costs: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def simulators(self, seeds: np.ndarray) -> Simulators:
@@ -97,6 +98,7 @@ def step_buffers(env: HostEnvironment, number: int) -> EnvStep:
         terminated=np.zeros(number, bool),
         truncated=np.zeros(number, bool),
         metrics={name: np.zeros(number, np.float32) for name in env.metrics},
+        cost={name: np.zeros(number, np.float32) for name in env.costs} or None,
     )
 
 
@@ -124,10 +126,11 @@ class TransformedHost(HostEnvironment):
     def __init__(self, env: HostEnvironment, transforms: Sequence[Transform], action_repeat: int):
         self.env, self.transforms, self.action_repeat = env, tuple(transforms), action_repeat
         self.name, self.action_space, self.metrics = env.name, env.action_space, env.metrics
-        self.obs_spec = env.obs_spec
+        self.obs_spec, self.costs = env.obs_spec, env.costs
         self.max_episode_steps = num_decisions(env.max_episode_steps, action_repeat)
         for transform in self.transforms:
             self.obs_spec = transform.obs_spec(self.obs_spec)
+            self.costs = transform.costs(self.costs)
             self.max_episode_steps = transform.step_limit(self.max_episode_steps)
         self.obs_shape = shapes_of(policy_part(self.obs_spec))
 
@@ -205,9 +208,12 @@ class TransformedSimulators(Simulators):
             if not alive.any():
                 break
             actions, going = actions[alive], going[alive]
-            so_far = kept.reward
+            so_far = kept.reward, kept.cost
             kept = _with_rows(kept, self._inner.step(actions, going), going)
-            kept.reward[going] += so_far[going]
+            for total, before in zip(
+                jax.tree.leaves((kept.reward, kept.cost)), jax.tree.leaves(so_far), strict=True
+            ):
+                total[going] += before[going]
         return kept
 
 

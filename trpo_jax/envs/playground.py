@@ -1,18 +1,22 @@
 """MuJoCo Playground's environments (playground >= 0.2)."""
 
+import copy
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import jax
 
 from trpo_jax.envs.base import Environment
 from trpo_jax.envs.brax import BraxEnvironment, _quietly, limited
 from trpo_jax.envs.suites import lacks
 
 with _quietly():
-    from mujoco_playground._src import dm_control_suite, registry
+    from mujoco_playground._src import dm_control_suite, mjx_env, registry
     from mujoco_playground._src.mjx_env import MjxEnv
 
 _IMPLS = ("jax", "warp")
+_VELOCITY, _AXES = "torso_subtreelinvel", ("x_velocity", "y_velocity")
 
 
 def list_ids() -> list[str]:
@@ -94,6 +98,25 @@ class PlaygroundEnvironment(BraxEnvironment):
     """
 
     _model = "_mjx_model"
+    _measures_velocity = False
 
     def __init__(self, env: Any, name: str | None = None):
         super().__init__(env, name or type(env.unwrapped).__name__)
+
+    def measuring(self, names: Sequence[str]) -> "PlaygroundEnvironment":
+        """The same with the metrics `x_velocity` and `y_velocity`, if its model has the sensor of
+        dm_control for the velocity of the centre of mass."""
+        model = self.unwrapped.unwrapped.mj_model
+        sensors = [model.sensor(number).name for number in range(model.nsensor)]
+        other = copy.copy(self)
+        other._measures_velocity = _VELOCITY in sensors and bool(set(names) & set(_AXES))
+        return other
+
+    def step(self, key: jax.Array, state: Any, action: jax.Array):
+        """One step."""
+        state, step = super().step(key, state, action)
+        if not self._measures_velocity:
+            return state, step
+        model = self.unwrapped.unwrapped.mj_model
+        velocity = mjx_env.get_sensor_data(model, state.data, _VELOCITY)
+        return state, step._replace(metrics=step.metrics | dict(zip(_AXES, velocity, strict=False)))

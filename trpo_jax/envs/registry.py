@@ -17,6 +17,7 @@ from trpo_jax.envs.host import HostEnvironment
 from trpo_jax.envs.ids import names_of
 from trpo_jax.envs.suites import SUITES
 from trpo_jax.envs.transforms import transformed
+from trpo_jax.envs.velocity import LIMITS, with_velocity_costs
 
 _CHANGES = (
     "episode_length",
@@ -24,6 +25,8 @@ _CHANGES = (
     "observe",
     "reward_scale",
     "frame_stack",
+    "velocity_limit",
+    "speed_limit",
     "randomize",
 )
 """Keywords that every environment takes."""
@@ -40,6 +43,8 @@ def make_env(
     observe: Any = None,
     reward_scale: float = 1.0,
     frame_stack: int = 1,
+    velocity_limit: float | None = None,
+    speed_limit: float | None = None,
     randomize: Any = None,
     **kwargs,
 ) -> Environment:
@@ -56,6 +61,9 @@ def make_env(
       observe: indices of the coordinates that are observed.
       reward_scale: factor of the rewards.
       frame_stack: number of the last observations that are shown side by side.
+      velocity_limit: adds a cost, 1 for every step of the environment with a forward velocity above
+        the limit (the suite's metric `x_velocity`); summed over repeated actions.
+      speed_limit: likewise for the horizontal speed, √(x² + y²).
       randomize: `fn(key, parameters) -> parameters`, which changes the suite's parameters at each
         reset, or "package.module:name" of such a function.
     All others go to the suite, such as `env_params` (gymnax; may be a dict of fields), `backend`
@@ -78,6 +86,8 @@ def make_env(
         "observe": tuple(observe) if isinstance(observe, list) else observe,
         "reward_scale": None if _is_one(reward_scale) else reward_scale,
         "frame_stack": None if frame_stack == 1 else int(frame_stack),
+        "velocity_limit": velocity_limit,
+        "speed_limit": speed_limit,
         "randomize": randomize,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -324,6 +334,8 @@ def _adapted(
             remedy = f"use {' or '.join(sorted(allowed))}" if allowed else "it takes none"
             raise ValueError(f"{', '.join(sorted(unknown))} cannot be set for {label}; {remedy}")
     own = {name: changes[name] for name in _OF_THE_SUITE if name in changes and name in parameters}
+    if LIMITS.keys() & changes.keys():
+        own.pop("action_repeat", None)  # costs count the steps within a repetition
     rest = {name: value for name, value in changes.items() if name not in own}
     try:
         inspect.signature(make).bind(*arguments, **kwargs, **own)
@@ -345,6 +357,9 @@ def _changed(env: Environment, changes: dict[str, Any]) -> Environment:
             f"randomize={randomize!r}: {env.name} steps on the host, where no parameters can be "
             "drawn at each reset; use a suite that steps in JAX, or draw them in its own reset"
         )
+    limits = {name: changes.pop(name) for name in LIMITS if name in changes}
+    if limits:
+        env = with_velocity_costs(env, limits)
     env = transformed(env, **changes)
     if randomize is None:
         return env

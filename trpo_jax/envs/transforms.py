@@ -55,6 +55,10 @@ class Transform:
         """`max_episode_steps`: before -> after."""
         return limit
 
+    def costs(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Names of the costs: before -> after."""
+        return names
+
 
 @dataclasses.dataclass(frozen=True)
 class TimeLimit(Transform):
@@ -195,6 +199,15 @@ class Wrapper(Environment):
         """The suite's own object, or else the innermost environment."""
         return getattr(self.env, "unwrapped", self.env)
 
+    def measuring(self, names: Sequence[str]) -> Self:
+        """The same, asking the environment inside to report these metrics if it can."""
+        inner = getattr(self.env, "measuring", None)
+        if inner is None:
+            return self
+        other = copy.copy(self)
+        other.env = inner(names)
+        return other
+
     @property
     def parameters(self) -> Any:
         """The parameters of the innermost environment, if it has any."""
@@ -277,7 +290,7 @@ class Transformed(Wrapper):
 class Repeated(Wrapper):
     """A JAX environment in which an action lasts for `times` steps, or until the episode ends.
 
-    Rewards are summed over the steps that were taken; metrics are those of the last one.
+    Rewards and costs are summed over the steps that were taken; metrics are those of the last one.
     """
 
     def __init__(self, env: Environment, times: int):
@@ -309,9 +322,10 @@ class Repeated(Wrapper):
         num_taken = jnp.sum(taken)
         last = jax.tree.map(lambda leaf: leaf[num_taken - 1], steps)
 
-        rewards = jnp.where(taken, steps.reward, 0)
-        last = last._replace(reward=jnp.sum(rewards))
-        return state, last
+        reward, cost = jax.tree.map(
+            lambda leaf: jnp.sum(jnp.where(taken, leaf, 0)), (steps.reward, steps.cost)
+        )
+        return state, last._replace(reward=reward, cost=cost)
 
     def inner_state(self, state: EnvState) -> EnvState:
         """The state of `env`."""

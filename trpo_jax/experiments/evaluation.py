@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from trpo_jax.common import compilation
+from trpo_jax.config import HParams
 from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments.background import Background
 from trpo_jax.experiments.checkpoints import Checkpoints
@@ -56,6 +57,14 @@ class Summary(NamedTuple):
     all episodes."""
     metrics_last: dict[str, float] = {}  # noqa: RUF012
     """The same at the last step of an episode, averaged over all episodes."""
+    mean_cost: float | None = None
+    """Mean undiscounted cost per episode; None if the environment has no costs."""
+    low_cost: float | None = None
+    """Lower end of the 95 % bootstrap interval of that mean."""
+    high_cost: float | None = None
+    """Upper end of that interval."""
+    mean_costs: dict[str, float] = {}  # noqa: RUF012
+    """The mean of each cost by name."""
 
     def __str__(self) -> str:
         unit = f"{self.num_episodes} episodes"
@@ -86,10 +95,21 @@ def summarize(stats: EpisodeStats) -> Summary:
         num_episodes=returns.size,
         mean_per_run=returns.mean(axis=1).tolist(),
         **_metric_means(stats),
+        **_costs(stats),
     )
 
 
-def _metric_means(stats: EpisodeStats) -> dict[str, dict[str, float]]:
+def _costs(stats: EpisodeStats) -> dict[str, Any]:
+    """The fields about costs."""
+    if stats.costs is None:
+        return {}
+    costs = np.asarray(stats.costs, dtype=np.float64)
+    low, high = bootstrap_interval(costs.mean(axis=1) if costs.shape[0] > 1 else costs[0])
+    by_name = {name: float(np.mean(x)) for name, x in stats.costs_by_name.items()}
+    return dict(mean_cost=float(costs.mean()), low_cost=low, high_cost=high, mean_costs=by_name)
+
+
+def _metric_means(stats: EpisodeStats) -> dict[str, Any]:
     """The fields `metrics` and `metrics_last`, averaged over all episodes."""
     return {
         field: {
@@ -119,16 +139,17 @@ class Evaluations:
             lanes=run.spec.num_seeds > 1,
             sharding=devices.everywhere,
         )
-        best_mean = -math.inf
+        self._limit = cost_limit(agent, run.spec.hparams)
+        best = _NOTHING
         if devices.is_first:
             self._log = JsonLines(run.path / layout.EVALUATIONS, done)
             self._best = Checkpoints(run.path / layout.BEST, keep=1) if keeps_best else None
             if self._best is not None:
                 self._best.drop_after(done)
             earlier = read_lines(run.path / layout.EVALUATIONS)
-            means = [line["mean"] for line in earlier if line["mean"] is not None]
-            best_mean = max(means, default=best_mean)
-        self._best_mean = devices.agree(best_mean)[0]
+            ranks = [_rank(line, self._limit) for line in earlier if line["mean"] is not None]
+            best = max(ranks, default=best)
+        self._best_rank = devices.agree(best[0])[0], devices.agree(best[1])[0]
 
     def compile(self, background: Background, state: Any) -> None:
         """Compile ahead, so that the first evaluation does not interrupt training."""
@@ -152,9 +173,12 @@ class Evaluations:
             **_metric_means(stats),
             **more(stats.returns),
         }
-        is_best = mean > self._best_mean
+        if stats.costs is not None:
+            record["mean_cost"] = float(np.mean(stats.costs, dtype=np.float64))
+        rank = _rank(record, self._limit)
+        is_best = rank > self._best_rank and not math.isnan(mean)
         if is_best:
-            self._best_mean = mean
+            self._best_rank = rank
             state = self._devices.collect(state)
         if self._devices.is_first:
             self._log.write([record])
@@ -173,6 +197,28 @@ class Evaluations:
             self._log.close()
             if self._best is not None:
                 self._best.close()
+
+
+_NOTHING = (-math.inf, -math.inf)
+
+
+def _rank(record: dict[str, Any], limit: float | None) -> tuple[float, float]:
+    """What decides which evaluation is the best, compared in order.
+
+    The return; with a limit of the costs, first how little the mean cost exceeds it. A cost that is
+    unknown or NaN exceeds it without bound.
+    """
+    if limit is None:
+        return 0.0, record["mean"]
+    cost = record.get("mean_cost")
+    if cost is None or math.isnan(cost):
+        return -math.inf, record["mean"]
+    return -max(cost - limit, 0.0), record["mean"]
+
+
+def cost_limit(agent: Agent, hparams: HParams) -> float | None:
+    """The limit that the agent's policy step keeps; None if it keeps none."""
+    return float(hparams.cost_limit) if agent.parts.policy_step.uses_costs else None
 
 
 def evaluation_interval(run: Run, agent: Agent, total: int) -> int:

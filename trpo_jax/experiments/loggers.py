@@ -13,6 +13,10 @@ from trpo_jax.learner.monitoring import UpdateMetrics
 
 MEANS, LAST = "env_metrics/", "env_metrics_last/"
 """Prefixes of what the environment measured."""
+COSTS = "episode_costs/"
+"""Prefix of the costs by name, where there are several."""
+ALARMS, CONSTRAINT = "alarm_", "constraint_"
+"""Prefixes of the alarms, and of what a policy step did about its constraint."""
 
 Record = dict[str, Any]
 """One update of one seed: metric -> number, bool, list of numbers, or None if not finite."""
@@ -35,21 +39,21 @@ def to_columns(history: UpdateMetrics) -> dict[str, np.ndarray]:
     """A history as one flat mapping; fields that are None are left out.
 
     Alarms become `alarm_…`; what the environment measured, `env_metrics/…` and
-    `env_metrics_last/…`.
+    `env_metrics_last/…`; costs by name, `episode_costs/…`; the constraint, `constraint_…`.
     """
+    constraint = history.constraint
     groups = {
-        "alarm_": vars(history.alarms),
+        ALARMS: vars(history.alarms),
         MEANS: history.env_metrics,
         LAST: history.env_metrics_last,
+        COSTS: history.episode_costs,
+        CONSTRAINT: {} if constraint is None else constraint._asdict(),
     }
-    fields = {
-        name: value
-        for name, value in vars(history).items()
-        if value is not None and name not in ("alarms", "env_metrics", "env_metrics_last")
-    }
+    grouped = ("alarms", "env_metrics", "env_metrics_last", "episode_costs", "constraint")
+    fields = {name: value for name, value in vars(history).items() if name not in grouped}
     for prefix, group in groups.items():
         fields |= {f"{prefix}{name}": value for name, value in group.items()}
-    return {name: np.asarray(value) for name, value in fields.items()}
+    return {name: np.asarray(value) for name, value in fields.items() if value is not None}
 
 
 def to_records(
@@ -186,7 +190,7 @@ def _scalars(record: Record) -> list[tuple[str, float]]:
     scalars = []
     for name, value in record.items():
         tag = f"alarms/{name[6:]}" if name.startswith("alarm_") else f"trpo/{name}"
-        tag = name if name.startswith((MEANS, LAST)) else tag
+        tag = name if name.startswith((MEANS, LAST, COSTS)) else tag
         if isinstance(value, list):
             scalars += [(f"{tag}/{i}", float(x)) for i, x in enumerate(value) if x is not None]
         elif value is not None and name not in ("update", "seed"):

@@ -196,11 +196,45 @@ def _on_policy_gap(ax: Any, curves: list[Curves]) -> None:
     ax.set_ylabel("largest relative gap of log π (≥ 1e-9)")
 
 
+def _costs(ax: Any, curves: list[Curves]) -> None:
+    _pair(ax, curves, ("cost_estimate", "estimate Ĵ_C"), ("episode_cost", "episodes that ended"))
+    for each in curves:
+        lines = [line for line in each.run.evaluations() if "mean_cost" in line]
+        label = "evaluation, deterministic policy" if lines and each is curves[0] else None
+        steps, means = ([line[key] for line in lines] for key in ("steps", "mean_cost"))
+        ax.plot(steps, means, "D", color=each.color, markersize=5, label=label)
+    limits = {
+        float(each.run.spec.hparams.cost_limit): each
+        for each in reversed(curves)
+        if "constraint_violation" in each.histories[0]
+    }
+    for limit, each in sorted(limits.items()):
+        color = each.color if len(limits) > 1 else "black"
+        ax.axhline(limit, color=color, linestyle=":", linewidth=1.2, label=f"limit d = {limit:g}")
+    ax.set_ylabel("cost per episode")
+
+
+def _multiplier(ax: Any, curves: list[Curves]) -> None:
+    for each in curves:
+        _line(ax, each, each.stack("constraint_multiplier"))
+    ax.set_ylabel("multiplier ν of the constraint")
+
+
+def _cost_critic(ax: Any, curves: list[Curves]) -> None:
+    for each in curves:
+        _line(ax, each, np.maximum(each.stack("cost_explained_variance"), -1))
+    ax.axhline(0, color="black", linewidth=0.6)
+    ax.set_ylim(-1.05, 1.05)
+    ax.set_ylabel("explained variance (cut at −1)")
+
+
 def topics_of(curves: list[Curves]) -> tuple[Topic, ...]:
-    """The topics of these runs: those of every run, and one per metric of their environments."""
+    """The topics of these runs: those of every run, of costs, and one per metric of their
+    environments."""
     columns = dict.fromkeys(name for each in curves for name in each.histories[0])
     names = [name.removeprefix(MEANS) for name in columns if name.startswith(MEANS)]
-    return (*TOPICS, *map(_measured, names))
+    costs = tuple(topic for topic, column in _OF_COSTS if column in columns)
+    return (*TOPICS, *costs, *map(_measured, names))
 
 
 def _measured(name: str) -> Topic:
@@ -227,3 +261,10 @@ TOPICS = (
     Topic("episode_length", "Episodes", _lengths),
     Topic("on_policy_gap", "Is the data of this policy?", _on_policy_gap),
 )
+_OF_COSTS = (
+    (Topic("cost", "Cost per episode", _costs), "cost_estimate"),
+    (Topic("multiplier", "Price of the limit", _multiplier), "constraint_multiplier"),
+    (Topic("cost_critic", "Critic of the costs, before its fit", _cost_critic),
+     "cost_explained_variance"),
+)  # fmt: skip
+"""Topics, and the column that a run must have."""

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from trpo_jax.config import HParams, TRPOConfig
+from trpo_jax.learner.constrained import cpo_step, lagrangian_step
 from trpo_jax.learner.parts import PolicyStep, ValueFit
+from trpo_jax.learner.settings import trust_region_settings
 from trpo_jax.learner.types import Batch
 from trpo_jax.learner.value import (
     ValueFitInfo,
@@ -18,23 +20,6 @@ from trpo_jax.solver.damping import adapted_scale
 from trpo_jax.solver.line_search import Accept
 from trpo_jax.solver.natural_step import Preconditioner
 from trpo_jax.solver.trust_region import trust_region_step
-
-
-def trust_region_settings(hparams: HParams, config: TRPOConfig) -> dict[str, Any]:
-    """The keywords of `trust_region_step` for given settings. Only this function maps them."""
-    return {
-        "max_kl": hparams.max_kl,
-        "damping": hparams.cg_damping,
-        "cg_iterations": config.cg_iterations,
-        "cg_tol": hparams.cg_tol,
-        "curvature": config.curvature,
-        "chunk_size": config.chunk_size,
-        "dtype": config.solver_dtype,
-        "search": config.line_search,
-        "accept_ratio": hparams.accept_ratio,
-        "backtrack_factor": hparams.backtrack_factor,
-        "max_backtracks": config.max_backtracks,
-    }
 
 
 def trpo_step(
@@ -102,6 +87,8 @@ def _fit_by_lbfgs(
 POLICY_STEPS = {
     "trpo": trpo_step(),
     "trpo_adaptive_damping": trpo_step(adaptive_damping=True),
+    "cpo": cpo_step(),
+    "lagrangian": lagrangian_step(),
 }
 """Keys: `TRPOConfig.algorithm`."""
 VALUE_FITS = {

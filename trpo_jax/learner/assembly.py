@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from trpo_jax.common import trees
 from trpo_jax.config import TRPOConfig
-from trpo_jax.envs.base import Environment, observation_spec, some_action
+from trpo_jax.envs.base import Environment, cost_names, observation_spec, some_action
 from trpo_jax.envs.checks import require_promises
 from trpo_jax.learner.algorithms import POLICY_STEPS, VALUE_FITS
 from trpo_jax.learner.parts import Parts, PolicyStep, ValueFit
@@ -49,11 +49,28 @@ def assemble(
         value_fit=value_fit or VALUE_FITS[config.value_optimizer],
         own=tuple(name for name, part in given.items() if part is not None),
     )
+    _require_costs(parts)
     if policy is not None:
         _require_policy_fits(parts)
     if critic is not None:
         _require_critic_fits(parts)
     return parts
+
+
+def _require_costs(parts: Parts) -> None:
+    """Raise `ValueError` if the policy step needs what environment or settings do not have."""
+    own, algorithm = "policy_step" in parts.own, parts.config.algorithm
+    if parts.policy_step.uses_costs and not cost_names(parts.env):
+        what = "policy_step uses costs" if own else f"algorithm={algorithm!r} limits costs"
+        raise ValueError(
+            f"{what}, and {parts.env.name} has none; return EnvStep(…, cost=…) from its step, or "
+            "limit a speed with make_env(…, velocity_limit=…)"
+        )
+    if algorithm == "cpo" and not (own or parts.config.line_search):
+        raise ValueError(
+            "line_search=False with algorithm='cpo', whose step is only accepted by its line "
+            "search; leave it out"
+        )
 
 
 def example_observation(env: Environment) -> Any:

@@ -1,6 +1,6 @@
 """From a trajectory to a batch: values, advantages, normalisation, flattening, on-policy check."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ from trpo_jax.config import HParams
 from trpo_jax.envs.base import Obs
 from trpo_jax.learner.acting import network_input
 from trpo_jax.learner.advantage import gae
+from trpo_jax.learner.bookkeeping import mean_length, total_cost
 from trpo_jax.learner.normalization import weighted_mean_and_deviation
 from trpo_jax.learner.parts import Parts
-from trpo_jax.learner.types import Batch, TrainState, Trajectory
+from trpo_jax.learner.types import Batch, BatchCosts, TrainState, Trajectory
 from trpo_jax.policies.networks import idle_sides, share_of_idle
 from trpo_jax.spaces import critic_view, policy_view
 
@@ -52,7 +53,7 @@ def prepare_batch(
         jax.tree.map(_flatten, network_input(parts, state.obs_statistics, seen))
         for seen in (trajectory.obs, trajectory.next_obs)
     )
-    value, next_value = _values(parts, state, obs, next_obs)
+    value, next_value = _values(parts, state.value_params, obs, next_obs)
     advantage, value_target = _advantages(
         jnp.where(valid, reward, 0),
         jnp.where(valid, value, 0),
@@ -77,6 +78,7 @@ def prepare_batch(
         value=_flatten(value),
         value_target=_flatten(value_target),
         weight=weight,
+        costs=_batch_costs(parts, state, trajectory, obs, next_obs, hparams),
     )
     stored = _flatten(trajectory.log_prob)
     gap = jnp.abs(log_prob - stored) / (1 + jnp.abs(stored))
@@ -92,7 +94,45 @@ def prepare_batch(
     )
 
 
-def _values(parts: Parts, state: TrainState, obs: Obs, next_obs: Obs):
+def _batch_costs(
+    parts: Parts,
+    state: TrainState,
+    trajectory: Trajectory,
+    obs: Obs,
+    next_obs: Obs,
+    hparams: HParams,
+) -> BatchCosts | None:
+    """Advantages of the costs and the excess over the limit; None if no policy step uses them."""
+    if not parts.policy_step.uses_costs:
+        return None
+    critic, valid = state.cost_critic, trajectory.valid
+    cost, length = total_cost(trajectory.costs), mean_length(state, trajectory)
+    if critic is None:
+        raise ValueError("state.cost_critic=None; take a state of this agent's own `init`")
+    value, next_value = _values(parts, critic.params, obs, next_obs)
+    discounts = hparams.replace(gamma=hparams.cost_gamma, gae_lambda=hparams.cost_gae_lambda)
+    advantage, target = _advantages(
+        jnp.where(valid, cost, 0),
+        jnp.where(valid, value, 0),
+        jnp.where(valid, next_value, 0),
+        trajectory.terminated,
+        trajectory.truncated | ~valid,
+        discounts,
+        parts.config,
+    )
+    advantage, weight = _flatten(advantage), _flatten(valid).astype(jnp.float32)
+    mean, _ = weighted_mean_and_deviation(advantage, weight)
+    excess = _flatten(cost) - hparams.cost_limit / length
+    return BatchCosts(
+        advantage=weight * (advantage - mean),
+        excess=excess,
+        mean_length=jnp.broadcast_to(length, excess.shape),
+        value=_flatten(value),
+        value_target=_flatten(target),
+    )
+
+
+def _values(parts: Parts, value_params: Any, obs: Obs, next_obs: Obs):
     """Values [T, N] of both observations [B, ...], from one call."""
     both = jax.tree.map(
         lambda now, later: jnp.stack([now, later], axis=1).reshape(-1, *now.shape[1:]),
@@ -100,7 +140,7 @@ def _values(parts: Parts, state: TrainState, obs: Obs, next_obs: Obs):
         critic_view(next_obs),
     )
     apply = in_chunks(parts.critic.apply, parts.config.chunk_size)
-    values = apply(state.value_params, both).reshape(-1, 2)
+    values = apply(value_params, both).reshape(-1, 2)
     return tuple(_unflatten(column, parts.config.num_steps) for column in values.T)
 
 

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from trpo_jax.common import trees
-from trpo_jax.envs.base import metric_names, observation_spec, reset_batch
+from trpo_jax.envs.base import observation_spec, reset_batch
 from trpo_jax.learner.assembly import example_observation
 from trpo_jax.learner.bookkeeping import begin_episodes
 from trpo_jax.learner.normalization import init_statistics, init_tree_statistics
 from trpo_jax.learner.parts import Parts
-from trpo_jax.learner.types import ActorState, TrainState
+from trpo_jax.learner.types import ActorState, CostCritic, TrainState
 from trpo_jax.spaces import critic_view, policy_view
 
 
@@ -20,7 +20,7 @@ def begin(parts: Parts, key: jax.Array, policy_params: Any, value_params: Any) -
     num_envs = parts.config.num_envs
     keys = jax.random.split(key, 3 + num_envs)
     env_state, obs = reset_batch(parts.env, keys[3:])
-    actor = ActorState(env_state, obs, begin_episodes(num_envs, metric_names(parts.env)))
+    actor = ActorState(env_state, obs, begin_episodes(parts.env, num_envs))
     return initial_state(parts, keys[:3], actor, policy_params, value_params)
 
 
@@ -46,7 +46,16 @@ def initial_state(
         obs_statistics=init_tree_statistics(observation_spec(parts.env)),
         return_statistics=init_statistics(()),
         actor=actor,
+        cost_critic=_cost_critic(parts, value_key, critic_view(example)),
     )
+
+
+def _cost_critic(parts: Parts, value_key: jax.Array, example: Any) -> CostCritic | None:
+    """V_C as new as V but with other numbers; None if nothing uses it."""
+    if not parts.policy_step.uses_costs:
+        return None
+    params = parts.critic.init(jax.random.fold_in(value_key, 1), example)
+    return CostCritic(params, parts.value_fit.init(params))
 
 
 def _given_or_drawn(name: str, given: Any, draw: Any, key: jax.Array, example: Any) -> Any:

@@ -1,13 +1,20 @@
 """Bookkeeping of episodes and running statistics, from step to step and update to update."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from trpo_jax.config import HParams, TRPOConfig
-from trpo_jax.envs.base import EnvStep
+from trpo_jax.envs.base import (
+    DEFAULT_MAX_STEPS,
+    Environment,
+    EnvStep,
+    cost_names,
+    metric_names,
+)
 from trpo_jax.learner.acting import finite_or_zero
 from trpo_jax.learner.normalization import (
     RunningStatistics,
@@ -15,11 +22,11 @@ from trpo_jax.learner.normalization import (
     scale_by_deviation,
     update_statistics,
 )
-from trpo_jax.learner.types import EpisodeProgress, TrainState, Trajectory
+from trpo_jax.learner.types import CostProgress, EpisodeProgress, TrainState, Trajectory
 
 
-def begin_episodes(num_envs: int, metrics: Iterable[str] = ()) -> EpisodeProgress:
-    """The progress of N episodes that have just begun, with the names of the metrics."""
+def begin_episodes(env: Environment, num_envs: int) -> EpisodeProgress:
+    """The progress of N episodes that have just begun."""
     return EpisodeProgress(
         returns=jnp.zeros(num_envs, jnp.float32),
         lengths=jnp.zeros(num_envs, jnp.int32),
@@ -27,7 +34,16 @@ def begin_episodes(num_envs: int, metrics: Iterable[str] = ()) -> EpisodeProgres
         num_begun=jnp.zeros(num_envs, jnp.uint32),
         last_mean_return=jnp.zeros((), jnp.float32),
         any_ended=jnp.zeros((), bool),
-        metrics={name: jnp.zeros(num_envs, jnp.float32) for name in metrics},
+        metrics={name: jnp.zeros(num_envs, jnp.float32) for name in metric_names(env)},
+        costs=_no_costs_yet(env, num_envs) if cost_names(env) else None,
+    )
+
+
+def _no_costs_yet(env: Environment, num_envs: int) -> CostProgress:
+    return CostProgress(
+        totals={name: jnp.zeros(num_envs, jnp.float32) for name in cost_names(env)},
+        last_mean=jnp.zeros((), jnp.float32),
+        mean_length=jnp.asarray(env.max_episode_steps or DEFAULT_MAX_STEPS, jnp.float32),
     )
 
 
@@ -39,7 +55,17 @@ def count_step(episodes: EpisodeProgress, step: EnvStep) -> EpisodeProgress:
         metrics={
             name: add_finite(total, step.metrics[name]) for name, total in episodes.metrics.items()
         },
+        costs=_with_totals(episodes.costs, lambda name, total: add_finite(total, step.cost[name])),
     )
+
+
+def _with_totals(
+    costs: CostProgress | None, change: Callable[[str, jax.Array], jax.Array]
+) -> CostProgress | None:
+    """The progress of the costs with other totals; None if there are no costs."""
+    if costs is None:
+        return None
+    return costs.replace(totals={name: change(name, x) for name, x in costs.totals.items()})
 
 
 def add_finite(total: jax.Array, values: jax.Array) -> jax.Array:
@@ -54,6 +80,7 @@ def begin_again(episodes: EpisodeProgress, done: jax.Array) -> EpisodeProgress:
         returns=jnp.where(done, 0, episodes.returns),
         lengths=jnp.where(done, 0, episodes.lengths),
         metrics={name: jnp.where(done, 0, total) for name, total in episodes.metrics.items()},
+        costs=_with_totals(episodes.costs, lambda _, total: jnp.where(done, 0, total)),
         num_begun=episodes.num_begun + done.astype(episodes.num_begun.dtype),
     )
 
@@ -98,7 +125,44 @@ def record_episodes(episodes: EpisodeProgress, trajectory: Trajectory) -> Episod
     return episodes.replace(
         last_mean_return=jnp.where(usable, mean, episodes.last_mean_return).astype(jnp.float32),
         any_ended=episodes.any_ended | usable,
+        costs=None if episodes.costs is None else _record_costs(episodes, trajectory),
     )
+
+
+def _record_costs(episodes: EpisodeProgress, trajectory: Trajectory) -> CostProgress:
+    """Mean cost and length of the episodes that ended.
+
+    The first lengths replace the time limit; later, n of them weigh n / (n + 8), so that a batch in
+    which one episode ends does not decide the limit per step by itself.
+    """
+    costs = episodes.costs
+    assert costs is not None
+    done = trajectory.terminated | trajectory.truncated
+    number = jnp.sum(done)
+    divisor = jnp.maximum(number, 1)
+    cost = jnp.sum(total_cost(trajectory.episode_costs) * done) / divisor
+    length = jnp.sum(trajectory.episode_length * done) / divisor
+    weight = jnp.where(episodes.any_ended, number / (number + _REMEMBERED), number > 0)
+    return costs.replace(
+        last_mean=jnp.where(number > 0, cost, costs.last_mean).astype(jnp.float32),
+        mean_length=(costs.mean_length + weight * (length - costs.mean_length)).astype(jnp.float32),
+    )
+
+
+def mean_length(state: TrainState, trajectory: Trajectory) -> jax.Array:
+    """L̄, with the episodes that ended in this trajectory; of an environment with costs."""
+    costs = record_episodes(state.actor.episodes, trajectory).costs
+    assert costs is not None
+    return costs.mean_length
+
+
+_REMEMBERED = 8
+"""Episodes that the mean length remembers."""
+
+
+def total_cost(costs: dict[str, jax.Array]) -> jax.Array:
+    """The sum of the costs of all names."""
+    return functools.reduce(jnp.add, costs.values())
 
 
 def merge_observations(

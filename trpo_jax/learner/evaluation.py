@@ -5,13 +5,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.envs.base import EnvStep, Obs, metric_names, reset_batch, step_batch
+from trpo_jax.envs.base import (
+    DEFAULT_MAX_STEPS,
+    EnvStep,
+    Obs,
+    cost_names,
+    metric_names,
+    reset_batch,
+    step_batch,
+)
 from trpo_jax.learner.acting import decide, finite_or_zero
-from trpo_jax.learner.bookkeeping import add_finite
+from trpo_jax.learner.bookkeeping import add_finite, total_cost
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.types import TrainState
-
-DEFAULT_MAX_STEPS = 1000
 
 
 class EpisodeStats(NamedTuple):
@@ -25,6 +31,10 @@ class EpisodeStats(NamedTuple):
     """float32 [num_episodes] by name: means of the environment's metrics over the steps."""
     metrics_last: dict[str, jax.Array] = {}  # noqa: RUF012
     """float32 [num_episodes] by name: their values at the last step."""
+    costs: jax.Array | None = None
+    """float32 [num_episodes]: undiscounted sum of all costs; None if the environment has none."""
+    costs_by_name: dict[str, jax.Array] = {}  # noqa: RUF012
+    """float32 [num_episodes] by name: the parts of `costs`."""
 
 
 class _Loop(NamedTuple):
@@ -60,6 +70,7 @@ def evaluate(
         lengths=jnp.zeros(num_episodes, jnp.int32),
         metrics=dict.fromkeys(metric_names(env), zero),
         metrics_last=dict.fromkeys(metric_names(env), zero),
+        costs_by_name=dict.fromkeys(cost_names(env), zero),
     )
     start = _Loop(
         loop_key, env_state, obs, jnp.ones(num_episodes, bool), zeros, jnp.zeros((), jnp.int32)
@@ -79,7 +90,8 @@ def evaluate(
 
     stats = jax.lax.while_loop(unfinished, advance, start).stats
     return stats._replace(
-        metrics={name: total / stats.lengths for name, total in stats.metrics.items()}
+        metrics={name: total / stats.lengths for name, total in stats.metrics.items()},
+        costs=total_cost(stats.costs_by_name) if stats.costs_by_name else None,
     )
 
 
@@ -95,5 +107,9 @@ def _count(stats: EpisodeStats, alive: jax.Array, step: EnvStep) -> EpisodeStats
         metrics_last={
             name: jnp.where(alive, finite_or_zero(step.metrics[name]), before)
             for name, before in stats.metrics_last.items()
+        },
+        costs_by_name={
+            name: total + jnp.where(alive, step.cost[name], 0)
+            for name, total in stats.costs_by_name.items()
         },
     )

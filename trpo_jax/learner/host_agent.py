@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from trpo_jax.common.checks import require_whole_number
 from trpo_jax.config import HParams
-from trpo_jax.envs.base import metric_names
 from trpo_jax.envs.host import refuse_tracing
 from trpo_jax.learner import acting
 from trpo_jax.learner.agent import (
@@ -115,7 +114,7 @@ class _HostAgent:
             raise ValueError(f"key has shape {key.shape}; pass one key, or keys [seeds]")
         keys, seeds = self._first_keys(key)
         obs, fingerprint = self._rollouts.begin(seeds)
-        episodes = begin_episodes(self._parts.config.num_envs, metric_names(self._parts.env))
+        episodes = begin_episodes(self._parts.env, self._parts.config.num_envs)
         if key.ndim:
             shape = key.shape
             episodes = jax.tree.map(

@@ -1,15 +1,18 @@
 """Whole episodes with a fixed policy, in environments that step on the host."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_jax.envs.base import EnvStep, metric_names
+from trpo_jax.envs.base import (
+    DEFAULT_MAX_STEPS,
+    EnvStep,
+    named_costs,
+)
 from trpo_jax.envs.host import HostEnvironment
-from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS, EpisodeStats
+from trpo_jax.learner.evaluation import EpisodeStats
 from trpo_jax.learner.host_rollout import (
     ActingState,
     acting_programs,
@@ -79,7 +82,7 @@ class HostEvaluation:
         # Episode e is played by simulator e mod columns.
         quota = np.array([len(range(n, num_episodes, columns)) for n in range(columns)])
         left = np.broadcast_to(quota, shape).reshape(-1).copy()
-        tally = _Tally((sims, int(quota.max())), metric_names(self._env))
+        tally = _Tally((sims, int(quota.max())), self._env)
         played, rows = np.zeros(sims, np.int64), np.arange(sims)
         act = self._act[bool(deterministic)][len(shape) - 1]
         obs, t = simulators.reset(), 0
@@ -120,9 +123,10 @@ class HostEvaluation:
 class _Tally:
     """What is added up over the steps of episodes; arrays [simulators, episodes of each]."""
 
-    def __init__(self, shape: tuple[int, int], metrics: Iterable[str]):
+    def __init__(self, shape: tuple[int, int], env: HostEnvironment):
         self._returns, self._lengths = np.zeros(shape), np.zeros(shape, np.int32)
-        self._sums = {name: np.zeros(shape) for name in metrics}
+        self._sums = {name: np.zeros(shape) for name in env.metrics}
+        self._costs = {name: np.zeros(shape) for name in env.costs}
         self._last = {name: np.zeros(shape) for name in self._sums}
 
     def count(self, step: EnvStep, rows: np.ndarray, episodes: np.ndarray) -> np.ndarray:
@@ -134,11 +138,14 @@ class _Tally:
             values = step.metrics[name][rows].astype(float)
             self._last[name][at] = np.where(np.isfinite(values), values, 0)
             total[at] += self._last[name][at]
+        for name, values in named_costs(step.cost).items():
+            self._costs[name][at] += values[rows]
         return self._lengths[at]
 
     def stats(self) -> EpisodeStats:
         """The outcome, in NumPy."""
         played = np.maximum(self._lengths, 1)  # simulators differ in their number of episodes
         means = {name: total / played for name, total in self._sums.items()}
-        outcome: Any = (self._returns, self._lengths, means, self._last)
+        costs = sum(self._costs.values()) if self._costs else None
+        outcome: Any = (self._returns, self._lengths, means, self._last, costs, self._costs)
         return EpisodeStats(*outcome)

@@ -91,7 +91,7 @@ class HostRollouts:
         if run is None:
             obs, before = self.begin(seeds)
             run = self._runs.pop(before.tobytes())
-            state = state.replace(actor=_begun_anew(state.actor, obs, before))
+            state = state.replace(actor=_begun_anew(self._env, state.actor, obs, before))
         try:
             with naming(self._env, "step"):
                 record, obs = self._steps(run, state, action_keys)
@@ -193,12 +193,15 @@ def draw_seeds(key: jax.Array, number: int) -> jax.Array:
     return jax.random.bits(key, (number,), jnp.uint32) >> 1
 
 
-def _begun_anew(actor: ActorState, obs: Any, fingerprint: np.ndarray) -> ActorState:
+def _begun_anew(
+    env: HostEnvironment, actor: ActorState, obs: Any, fingerprint: np.ndarray
+) -> ActorState:
     """The actor with new episodes; the mean return of earlier ones is remembered."""
-    num_envs = actor.episodes.lengths.shape[-1]
-    fresh = begin_episodes(num_envs, actor.episodes.metrics)
+    fresh = begin_episodes(env, actor.episodes.lengths.shape[-1])
     fresh = jax.tree.map(lambda new, old: jnp.broadcast_to(new, old.shape), fresh, actor.episodes)
+    costs = actor.episodes.costs
     episodes = fresh.replace(
+        costs=costs and costs.replace(totals=fresh.costs.totals),
         num_begun=actor.episodes.num_begun + 1,
         last_mean_return=actor.episodes.last_mean_return,
         any_ended=actor.episodes.any_ended,
@@ -240,18 +243,18 @@ def unmerged(tree: Any, lead: tuple[int, ...], axes: int = 1) -> Any:
 
 
 def all_finite(step: EnvStep) -> bool:
-    """A quick test of rewards and observations; false alarms are settled row by row."""
+    """A quick test of rewards, observations and costs; false alarms are settled row by row."""
     total = step.reward.sum()
-    for leaf in jax.tree.leaves(step.obs):
+    for leaf in jax.tree.leaves((step.obs, step.cost)):
         if leaf.dtype.kind == "f":
             total += leaf.sum()
     return math.isfinite(total)
 
 
 def finite_rows(step: EnvStep) -> np.ndarray:
-    """bool [M]: whether the reward and all numbers of the observation are finite."""
+    """bool [M]: whether the reward, the costs and all numbers of the observation are finite."""
     finite = np.isfinite(step.reward)
-    for leaf in jax.tree.leaves(step.obs):
+    for leaf in jax.tree.leaves((step.obs, step.cost)):
         if leaf.dtype.kind == "f":
             finite &= np.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1)
     return finite

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.envs.base import EnvStep, metric_names, observation_spec
+from trpo_jax.envs.base import EnvStep, cost_names, metric_names, named_costs, observation_spec
 from trpo_jax.learner.acting import decide
 from trpo_jax.learner.assembly import example_observation
 from trpo_jax.learner.bookkeeping import begin_again, begin_episodes, count_step
@@ -31,6 +31,10 @@ def complete(
         metrics={
             name: jnp.where(jnp.isfinite(value), value, 0)
             for name, value in (record.step.metrics or {}).items()
+        },
+        cost={
+            name: jnp.asarray(value, jnp.float32)
+            for name, value in named_costs(record.step.cost).items()
         },
     )
 
@@ -65,9 +69,9 @@ def trajectory_spec(parts: Parts) -> Trajectory:
         statistics = init_tree_statistics(observation_spec(env))
         chosen = decide(parts, ActingState(params, statistics), key, obs)
         log_prob = chosen.distribution.log_prob(chosen.action)
-        metrics = dict.fromkeys(metric_names(env), zeros)
-        step = EnvStep(obs, zeros, zeros > 0, zeros > 0, metrics)
-        episodes = begin_episodes(num_envs, metric_names(env))
+        metrics, costs = (dict.fromkeys(x(env), zeros) for x in (metric_names, cost_names))
+        step = EnvStep(obs, zeros, zeros > 0, zeros > 0, metrics, costs)
+        episodes = begin_episodes(env, num_envs)
         return transitions(
             env, jnp.int32(0), obs, chosen.action, log_prob, chosen.distribution, step, episodes
         )

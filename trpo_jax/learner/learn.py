@@ -12,7 +12,7 @@ from trpo_jax.learner.bookkeeping import merge_observations, record_episodes, sc
 from trpo_jax.learner.monitoring import UpdateMetrics, update_metrics
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.policy_step import guarded_step
-from trpo_jax.learner.types import TrainState, Trajectory
+from trpo_jax.learner.types import CostCritic, TrainState, Trajectory
 from trpo_jax.learner.value import ValueFitInfo
 from trpo_jax.spaces import policy_view
 
@@ -29,7 +29,9 @@ def learn(
     rewards = scale_rewards(state, trajectory, hparams, config)
     prepared = prepare_batch(parts, state, trajectory, rewards.reward, hparams)
     policy_params, step_state, info = guarded_step(parts, step_key, state, prepared, hparams)
-    value_params, fit_state, fit = _guarded_fit(parts, fit_key, state, prepared, hparams)
+    before_fit = state.value_params, state.value_opt_state
+    value_params, fit_state, fit = _guarded_fit(parts, fit_key, before_fit, prepared, hparams)
+    cost_critic, cost_fit = _fitted_cost_critic(parts, fit_key, state, prepared, hparams)
 
     before = state.actor.episodes
     episodes = record_episodes(before, trajectory)
@@ -37,6 +39,7 @@ def learn(
     metrics = update_metrics(
         info=info,
         fit=fit,
+        cost_fit=cost_fit,
         trajectory=trajectory,
         prepared=prepared,
         new_distribution=new_policy(policy_params, policy_view(prepared.batch.obs)),
@@ -56,15 +59,16 @@ def learn(
             prepared.on_policy, rewards.statistics, state.return_statistics
         ),
         actor=state.actor.replace(episodes=episodes.replace(discounted=rewards.discounted)),
+        cost_critic=cost_critic,
     )
     return new_state, metrics
 
 
 def _guarded_fit(
-    parts: Parts, key: jax.Array, state: TrainState, prepared: PreparedBatch, hparams: HParams
+    parts: Parts, key: jax.Array, before: Any, prepared: PreparedBatch, hparams: HParams
 ) -> tuple[Any, Any, ValueFitInfo]:
-    """The value fit; rejected if the batch is off-policy or the result is not finite."""
-    before = state.value_params, state.value_opt_state
+    """The value fit from (params, state); rejected if the batch is off-policy or the result is not
+    finite."""
     weight = prepared.batch.weight * prepared.on_policy
     params, fit_state, info = parts.value_fit.apply(
         key,
@@ -81,3 +85,21 @@ def _guarded_fit(
         kept &= trees.all_finite((params, fit_state))
     params, fit_state = trees.select(kept, (params, fit_state), before)
     return params, fit_state, info._replace(accepted=kept)
+
+
+def _fitted_cost_critic(
+    parts: Parts, key: jax.Array, state: TrainState, prepared: PreparedBatch, hparams: HParams
+) -> tuple[CostCritic | None, ValueFitInfo | None]:
+    """V_C after its fit, the same as that of V; None if there is none."""
+    critic, costs = state.cost_critic, prepared.batch.costs
+    if critic is None or costs is None:
+        return critic, None
+    batch = prepared.batch.replace(value=costs.value, value_target=costs.value_target)
+    params, opt_state, info = _guarded_fit(
+        parts,
+        jax.random.fold_in(key, 1),
+        (critic.params, critic.opt_state),
+        prepared._replace(batch=batch),
+        hparams,
+    )
+    return CostCritic(params, opt_state), info

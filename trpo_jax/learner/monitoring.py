@@ -1,17 +1,20 @@
 """The record of an update: the metrics M1–M8 and their alarms."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from trpo_jax.config import HParams
 from trpo_jax.learner.batch import PreparedBatch
+from trpo_jax.learner.bookkeeping import total_cost
 from trpo_jax.learner.normalization import weighted_mean_and_deviation
 from trpo_jax.learner.policy_step import StepInfo
 from trpo_jax.learner.types import Batch, EpisodeProgress, Trajectory
 from trpo_jax.learner.value import ValueFitInfo
 from trpo_jax.policies.distributions import Distribution
-from trpo_jax.solver.info import TrustRegionInfo
+from trpo_jax.solver.info import ConstraintInfo, TrustRegionInfo
 
 KL_SPIKE = 5.0
 """A candidate whose KL exceeds this multiple of max_kl is a spike."""
@@ -99,6 +102,25 @@ class UpdateMetrics(struct.PyTreeNode):
     the mean over the episodes that ended in this update; NaN if none did."""
     env_metrics_last: dict[str, jax.Array] = struct.field(default_factory=dict)
     """The same metrics at the last step of an episode, averaged over the same episodes."""
+    episode_cost: jax.Array | None = None
+    """Mean undiscounted cost of the episodes that ended in this update; if none did, that of the
+    last update in which some did; NaN before the first. None if the environment has no costs."""
+    episode_costs: dict[str, jax.Array] = struct.field(default_factory=dict)
+    """Its parts by name, if there are several costs; NaN if no episode ended in this update."""
+    cost_estimate: jax.Array | None = None
+    """Ĵ_C: mean cost of a valid step of the batch · L̄. None if the environment has no costs."""
+    mean_length: jax.Array | None = None
+    """L̄: running mean of the length of episodes; the time limit before any ended. None likewise."""
+    cost_advantage_std: jax.Array | None = None
+    """Standard deviation of Â_C. This and the next three are None without a critic of the costs."""
+    cost_value_loss_before: jax.Array | None = None
+    """Mean squared error of V_C before its fit."""
+    cost_value_loss: jax.Array | None = None
+    """The same after the fit."""
+    cost_explained_variance: jax.Array | None = None
+    """1 − Var(target − V_C) / Var(target), before the fit."""
+    constraint: ConstraintInfo | None = None
+    """What the policy step did about the limit of the costs, per step; None if it has none."""
 
     step_fraction: jax.Array | None = None
     """Fraction of the full step that was taken; 0 if rejected."""
@@ -128,6 +150,7 @@ def update_metrics(
     *,
     info: StepInfo | TrustRegionInfo,
     fit: ValueFitInfo,
+    cost_fit: ValueFitInfo | None,
     trajectory: Trajectory,
     prepared: PreparedBatch,
     new_distribution: Distribution,
@@ -169,7 +192,7 @@ def update_metrics(
         advantage_std=advantage_std,
         value_loss_before=fit.loss_before,
         value_loss=fit.loss_after,
-        explained_variance=_explained_variance(batch),
+        explained_variance=_explained_variance(batch.value, batch.value_target, weight),
         episode_return=jnp.where(after.any_ended, after.last_mean_return, jnp.nan),
         episode_length=jnp.where(num_episodes > 0, mean_length, jnp.nan).astype(jnp.float32),
         num_episodes=num_episodes,
@@ -178,7 +201,44 @@ def update_metrics(
         alarms=alarms,
         env_metrics=_means_at_ends(trajectory.episode_metrics, done),
         env_metrics_last=_means_at_ends(trajectory.metrics, done),
+        **_costs(trajectory, after),
+        **_cost_critic(batch, cost_fit),
     )
+
+
+def _costs(trajectory: Trajectory, after: EpisodeProgress) -> dict[str, Any]:
+    """The metrics of an environment with costs."""
+    if after.costs is None:
+        return {}
+    valid = _flat(trajectory.valid).astype(jnp.float32)
+    mean, _ = weighted_mean_and_deviation(_flat(total_cost(trajectory.costs)), valid)
+    done = trajectory.terminated | trajectory.truncated
+    several = len(trajectory.costs) > 1
+    return {
+        "episode_cost": jnp.where(after.any_ended, after.costs.last_mean, jnp.nan),
+        "episode_costs": _means_at_ends(trajectory.episode_costs, done) if several else {},
+        "cost_estimate": mean * after.costs.mean_length,
+        "mean_length": after.costs.mean_length,
+    }
+
+
+def _cost_critic(batch: Batch, fit: ValueFitInfo | None) -> dict[str, Any]:
+    """The metrics of the critic of the costs."""
+    costs = batch.costs
+    if costs is None or fit is None:
+        return {}
+    return {
+        "cost_advantage_std": weighted_mean_and_deviation(costs.advantage, batch.weight)[1],
+        "cost_value_loss_before": fit.loss_before,
+        "cost_value_loss": fit.loss_after,
+        "cost_explained_variance": _explained_variance(
+            costs.value, costs.value_target, batch.weight
+        ),
+    }
+
+
+def _flat(values: jax.Array) -> jax.Array:
+    return values.reshape(-1)
 
 
 def _means_at_ends(metrics: dict[str, jax.Array], done: jax.Array) -> dict[str, jax.Array]:
@@ -206,7 +266,7 @@ def _cg_diverged(info: StepInfo | TrustRegionInfo) -> jax.Array:
     return info.cg_breakdown | (info.cg_residual_norms[-1] > info.cg_residual_norms[0])
 
 
-def _explained_variance(batch: Batch) -> jax.Array:
-    _, residual = weighted_mean_and_deviation(batch.value_target - batch.value, batch.weight)
-    _, spread = weighted_mean_and_deviation(batch.value_target, batch.weight)
+def _explained_variance(value: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
+    _, residual = weighted_mean_and_deviation(target - value, weight)
+    _, spread = weighted_mean_and_deviation(target, weight)
     return jnp.where(spread > 0, 1 - (residual / jnp.where(spread > 0, spread, 1)) ** 2, 0)

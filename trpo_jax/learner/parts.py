@@ -20,6 +20,9 @@ class PolicyStep(NamedTuple):
     `TrustRegionInfo` for a method with a trust region. The new state is kept even if
     `info.accepted` is false: the step decides what a rejection does to it.
     """
+    uses_costs: bool = False
+    """Whether `apply` needs `batch.costs`. Then a critic of the costs is fitted too, and the
+    environment must have costs."""
 
 
 class ValueFit(NamedTuple):

@@ -71,6 +71,10 @@ def guarded_step(
     )
     zero = {name: jnp.zeros_like(getattr(info, name)) for name in _ZERO if hasattr(info, name)}
     refused = info._replace(status=reason.astype(info.status.dtype), **zero)
+    constraint = getattr(info, "constraint", None)
+    if constraint is not None and constraint.change is not None:
+        none = constraint._replace(change=jnp.zeros_like(constraint.change))
+        refused = refused._replace(constraint=none)
     return (
         trees.select(sound & info.accepted, params, state.policy_params),
         trees.select(sound, step_state, state.policy_step_state),

@@ -86,6 +86,8 @@ def transitions(
 ) -> Trajectory:
     """The record of one step in each of N environments; `episodes` already count it."""
     finite = finite_rows(obs) & finite_rows(step.obs) & jnp.isfinite(step.reward)
+    for values in step.cost.values():
+        finite &= jnp.isfinite(values)
     return Trajectory(
         policy_version=jnp.full(step.reward.shape, policy_version),
         obs=finite_or_zero(obs),
@@ -103,6 +105,8 @@ def transitions(
         episode_metrics={
             name: total / episodes.lengths for name, total in episodes.metrics.items()
         },
+        costs=finite_or_zero(step.cost),
+        episode_costs=episodes.costs.totals if episodes.costs else {},
     )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import jax
 from flax import struct
@@ -12,14 +12,54 @@ from trpo_jax.learner.normalization import RunningStatistics
 from trpo_jax.spaces import critic_view
 
 
+class SparseNode:
+    """Base of dataclasses that are pytrees in which an optional field appears only if it holds
+    something, so that states of environments without metrics and costs are as they ever were, on
+    disk too."""
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values in some fields."""
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
+        """The parts and their names."""
+        fields: Any = dataclasses.fields(self)  # type: ignore[arg-type]
+        parts = [(field.name, getattr(self, field.name), _is_required(field)) for field in fields]
+        shown = [
+            (name, part) for name, part, required in parts if required or not _is_nothing(part)
+        ]
+        keyed = [(jax.tree_util.GetAttrKey(name), part) for name, part in shown]
+        return keyed, tuple(name for name, _ in shown)
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple[str, ...], parts: Iterable[Any]) -> Self:
+        """The inverse."""
+        return cls(**dict(zip(names, parts, strict=True)))
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
+
+
+def _is_nothing(part: Any) -> bool:
+    return part is None or (isinstance(part, dict) and not part)
+
+
+class CostProgress(struct.PyTreeNode):
+    """What the episodes have cost; part of the state if the environment has costs."""
+
+    totals: dict[str, jax.Array]
+    """float32 [N] by name: undiscounted cost of the current episode so far."""
+    last_mean: jax.Array
+    """float32: mean cost per episode in the last update in which any episode ended."""
+    mean_length: jax.Array
+    """float32: L̄, a running mean of the length of episodes; before any ended, the time limit."""
+
+
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
-class EpisodeProgress:
-    """Progress of each environment's current episode, and the last mean return.
-
-    A pytree in which `metrics` appears only if there are any, so that states of environments that
-    measure nothing are as they were, on disk too.
-    """
+class EpisodeProgress(SparseNode):
+    """Progress of each environment's current episode, and the last mean return."""
 
     returns: jax.Array
     """float32 [N]: undiscounted reward so far."""
@@ -35,21 +75,8 @@ class EpisodeProgress:
     """bool: whether any episode has ended yet."""
     metrics: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     """float32 [N] by name: sums of the environment's metrics so far."""
-
-    def replace(self, **changes: Any) -> "EpisodeProgress":
-        """A copy with other values in some fields."""
-        return dataclasses.replace(self, **changes)
-
-    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
-        """The parts and their names."""
-        names = tuple(field.name for field in dataclasses.fields(self))
-        names = names[:-1] if self.metrics == {} else names
-        return [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names], names
-
-    @classmethod
-    def tree_unflatten(cls, names: tuple[str, ...], parts: Iterable[Any]) -> "EpisodeProgress":
-        """The inverse."""
-        return cls(**dict(zip(names, parts, strict=True)))
+    costs: CostProgress | None = None
+    """What they cost; None if the environment has no costs."""
 
 
 class ActorState(struct.PyTreeNode):
@@ -63,7 +90,18 @@ class ActorState(struct.PyTreeNode):
     """Progress of the current episodes."""
 
 
-class TrainState(struct.PyTreeNode):
+class CostCritic(struct.PyTreeNode):
+    """V_C, the critic of the costs: the same network as V, with parameters of its own."""
+
+    params: Any
+    """Parameters of V_C."""
+    opt_state: Any
+    """State of its fit."""
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
+class TrainState(SparseNode):
     """The complete state of a run: an immutable pytree that keeps its types in every update."""
 
     key: jax.Array
@@ -84,6 +122,8 @@ class TrainState(struct.PyTreeNode):
     """Statistics of the running discounted return; leaves []."""
     actor: ActorState
     """Environments, observations, episodes."""
+    cost_critic: CostCritic | None = None
+    """V_C; None if the policy step does not use costs."""
 
 
 class Trajectory(struct.PyTreeNode):
@@ -119,6 +159,26 @@ class Trajectory(struct.PyTreeNode):
     """float32 [T, N] by name: what the environment measured; NaN and ±∞ are replaced by 0."""
     episode_metrics: dict[str, jax.Array] = struct.field(default_factory=dict)
     """float32 [T, N] by name: their means over the episode up to and including this step."""
+    costs: dict[str, jax.Array] = struct.field(default_factory=dict)
+    """float32 [T, N] by name: what the step cost; NaN and ±∞ are replaced by 0."""
+    episode_costs: dict[str, jax.Array] = struct.field(default_factory=dict)
+    """float32 [T, N] by name: undiscounted cost of the episode up to and including this step."""
+
+
+class BatchCosts(struct.PyTreeNode):
+    """What a policy step needs to keep a constraint on the costs; leaves float32 [B]."""
+
+    advantage: jax.Array
+    """Â_C of the summed costs, centred but not scaled."""
+    excess: jax.Array
+    """Cost of the step minus the limit per step, d / L̄: its mean over the batch is c, the violation
+    of the constraint per step; c · L̄ = Ĵ_C − d is that per episode."""
+    mean_length: jax.Array
+    """L̄, the mean length of an episode, in every row."""
+    value: jax.Array
+    """V_C(obs) before the fit."""
+    value_target: jax.Array
+    """Regression target of V_C."""
 
 
 class Batch(struct.PyTreeNode):
@@ -146,6 +206,8 @@ class Batch(struct.PyTreeNode):
     """float32 [B]."""
     weight: jax.Array
     """float32 [B]: 1 for valid transitions, 0 for invalid ones."""
+    costs: BatchCosts | None = None
+    """None if the policy step does not use costs."""
 
     @property
     def critic_obs(self) -> Obs:

@@ -25,6 +25,40 @@ class StepStatus(enum.IntEnum):
     """A method without a trust region rejected its own step."""
 
 
+class ConstraintCase(enum.IntEnum):
+    """How a constrained step was found."""
+
+    INACTIVE = 0
+    """The step without the constraint satisfies it, and is the optimum."""
+    ACTIVE = 1
+    """The optimum lies on the constraint's boundary and on that of the trust region."""
+    RECOVERY = 2
+    """Nothing in the trust region satisfies the constraint: the step that lowers it most."""
+    PARALLEL = 3
+    """Both gradients have one direction: the shortest step to the constraint's boundary."""
+    UNCONSTRAINED = 4
+    """The constraint has no gradient, so the step is the one without it."""
+
+
+class ConstraintInfo(NamedTuple):
+    """What a step did about its constraint C ≤ 0; scalars. What a method lacks is None."""
+
+    violation: jax.Array
+    """c = C where the step starts; > 0 if the constraint is violated."""
+    multiplier: jax.Array
+    """ν, Lagrange multiplier of the constraint; 0 where it has none."""
+    change: jax.Array | None = None
+    """C(new) − C(old), as the line search measured it; 0 if rejected."""
+    predicted_change: jax.Array | None = None
+    """bᵀΔθ for the step taken; for the full step if rejected."""
+    case: jax.Array | None = None
+    """int32, a `ConstraintCase`."""
+    gradient_norm: jax.Array | None = None
+    """‖b‖."""
+    cg_residual: jax.Array | None = None
+    """‖b − M x_b‖ / ‖b‖ at the end of the solve; 0 if b is 0."""
+
+
 class TrustRegionInfo(NamedTuple):
     """What happened in one step: scalars, and two short vectors."""
 
@@ -58,3 +92,5 @@ class TrustRegionInfo(NamedTuple):
     """[cg_iterations + 1]: residual norm before the first and after each iteration."""
     cg_breakdown: jax.Array
     """bool: the solve met non-positive curvature, or a NaN or infinite value."""
+    constraint: ConstraintInfo | None = None
+    """What a method with a constraint did about it; None without one."""

@@ -32,6 +32,8 @@ class LineSearchResult(NamedTuple):
     """Improvement of the accepted candidate; 0 if none was."""
     candidate_kls: jax.Array
     """[max_backtracks + 1]: KL of each candidate; NaN for those not tried."""
+    rest: Any = ()
+    """A list of what else `evaluate` returned for the accepted candidate; zeros if none was."""
 
 
 class _Attempt(NamedTuple):
@@ -39,6 +41,7 @@ class _Attempt(NamedTuple):
     accepted: jax.Array
     kl: jax.Array
     improvement: jax.Array
+    rest: Any
 
 
 class _Loop(NamedTuple):
@@ -49,6 +52,7 @@ class _Loop(NamedTuple):
     kl: jax.Array
     improvement: jax.Array
     candidate_kls: jax.Array
+    rest: Any
 
 
 def sufficient_improvement(
@@ -96,10 +100,8 @@ def line_search(
     accept = accept or sufficient_improvement(expected_improvement, accept_ratio)
     params, full_step = trees.as_floating(params), trees.as_floating(full_step)
     trees.require_like("full_step", full_step, params)
-    improvement_shape, kl_shape, *_ = jax.eval_shape(
-        lambda candidate: trees.as_floating(evaluate(candidate)), params
-    )
-    backtrack_factor = jnp.asarray(backtrack_factor, kl_shape.dtype)
+    outcome = jax.eval_shape(lambda candidate: trees.as_floating(evaluate(candidate)), params)
+    backtrack_factor = jnp.asarray(backtrack_factor, outcome[1].dtype)
 
     @jax.jit  # so that it is traced once for all platforms
     def attempt(fraction: jax.Array) -> _Attempt:
@@ -111,10 +113,13 @@ def line_search(
             & jnp.isfinite(improvement)
             & trees.all_finite(candidate)
         )
-        return _Attempt(candidate, accepted, kl, improvement)
+        return _Attempt(candidate, accepted, kl, improvement, rest)
 
     def one_by_one(factor: jax.Array) -> LineSearchResult:
-        nothing = params, jnp.zeros((), kl_shape.dtype), jnp.zeros((), improvement_shape.dtype)
+        kl, improvement, *rest = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), outcome
+        )
+        nothing = _Attempt(params, jnp.bool_(False), kl, improvement, rest)
         return _one_by_one(attempt, factor, nothing, max_backtracks)
 
     def all_at_once(factor: jax.Array) -> LineSearchResult:
@@ -126,19 +131,19 @@ def line_search(
 def _one_by_one(
     attempt: Callable[[jax.Array], _Attempt],
     factor: jax.Array,
-    nothing: tuple[Tree, jax.Array, jax.Array],
+    nothing: _Attempt,
     max_backtracks: int,
 ) -> LineSearchResult:
-    """Try the candidates in turn; `nothing` are parameters, KL and improvement without a step."""
-    params, kl, improvement = nothing
+    """Try the candidates in turn; `nothing` is the outcome without a step."""
     start = _Loop(
         tries=jnp.int32(0),
-        fraction=jnp.ones((), kl.dtype),
-        accepted=jnp.bool_(False),
-        params=params,
-        kl=kl,
-        improvement=improvement,
-        candidate_kls=jnp.full((max_backtracks + 1,), jnp.nan, kl.dtype),
+        fraction=jnp.ones((), nothing.kl.dtype),
+        accepted=nothing.accepted,
+        params=nothing.params,
+        kl=nothing.kl,
+        improvement=nothing.improvement,
+        candidate_kls=jnp.full((max_backtracks + 1,), jnp.nan, nothing.kl.dtype),
+        rest=nothing.rest,
     )
 
     def unfinished(loop: _Loop) -> jax.Array:
@@ -150,10 +155,11 @@ def _one_by_one(
             tries=loop.tries + 1,
             fraction=jnp.where(tried.accepted, loop.fraction, loop.fraction * factor),
             accepted=tried.accepted,
-            params=trees.select(tried.accepted, tried.params, params),
+            params=trees.select(tried.accepted, tried.params, nothing.params),
             kl=jnp.where(tried.accepted, tried.kl, 0),
             improvement=jnp.where(tried.accepted, tried.improvement, 0),
             candidate_kls=loop.candidate_kls.at[loop.tries].set(tried.kl),
+            rest=_where(tried.accepted, tried.rest),
         )
 
     return _result(jax.lax.while_loop(unfinished, advance, start))
@@ -184,7 +190,13 @@ def _all_at_once(
         kl=jnp.where(accepted, tried.kl[number], 0),
         improvement=jnp.where(accepted, tried.improvement[number], 0),
         candidate_kls=jnp.where(untried, jnp.nan, tried.kl),
+        rest=_where(accepted, jax.tree.map(lambda leaf: leaf[number], tried.rest)),
     )
+
+
+def _where(accepted: jax.Array, rest: Any) -> Any:
+    """`rest`, or zeros."""
+    return jax.tree.map(lambda leaf: jnp.where(accepted, leaf, 0), rest)
 
 
 def untested_step(
@@ -222,4 +234,5 @@ def _result(end: _Loop) -> LineSearchResult:
         kl=end.kl,
         improvement=end.improvement,
         candidate_kls=end.candidate_kls,
+        rest=end.rest,
     )

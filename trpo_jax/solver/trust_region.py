@@ -63,7 +63,7 @@ def trust_region_step(
         dtype=dtype,
         preconditioner=preconditioner,
     )
-    found = _search(
+    found = search_along(
         model,
         proposal,
         search=search,
@@ -76,7 +76,7 @@ def trust_region_step(
     return found.params, step_info(model, proposal, found, damping)
 
 
-def _search(
+def search_along(
     model: LocalModel,
     proposal: Proposal,
     *,

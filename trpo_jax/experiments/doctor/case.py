@@ -41,6 +41,11 @@ class Case:
         return "candidate_kls" in self.history or "kl" not in self.history
 
     @property
+    def has_constraint(self) -> bool:
+        """Whether the policy step kept a limit of the costs."""
+        return "constraint_violation" in self.history
+
+    @property
     def returns(self) -> np.ndarray:
         """The returns of the updates in which episodes ended."""
         return self["episode_return"][self["num_episodes"] > 0]

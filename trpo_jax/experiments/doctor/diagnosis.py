@@ -1,8 +1,8 @@
 """What went wrong in a run, which numbers show it, and what to change.
 
-The rules are the rows D1–D6 (debugging) and M1–M8 (monitoring) of the source article. Each examines
-the metrics of one seed and returns a finding or None. Causes come before effects, so the first
-severe finding is the main one.
+The rules are the rows D1–D6 (debugging) and M1–M8 (monitoring) of the source article, and C1–C5
+about a limit of the costs. Each examines the metrics of one seed and returns a finding or None.
+Causes come before effects, so the first severe finding is the main one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +12,13 @@ import numpy as np
 
 from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.envs import Box, make_env
-from trpo_jax.experiments.doctor import data_rules, learning_rules, solver_rules
-from trpo_jax.experiments.doctor.case import Case
+from trpo_jax.experiments.doctor import (
+    constraint_rules,
+    data_rules,
+    learning_rules,
+    solver_rules,
+)
+from trpo_jax.experiments.doctor.case import OFTEN, Case
 from trpo_jax.experiments.doctor.findings import SEVERITIES, Diagnosis, Finding
 from trpo_jax.experiments.loggers import to_columns
 from trpo_jax.experiments.run_directory import Run
@@ -29,6 +34,11 @@ RULES: tuple[Callable[[Case], Finding | None], ...] = (
     solver_rules.cg_unconverged,
     learning_rules.untrained_critic,
     learning_rules.failed_value_fit,
+    constraint_rules.useless_cost_critic,
+    constraint_rules.futile_recovery,
+    constraint_rules.infeasible,
+    constraint_rules.runaway_multiplier,
+    constraint_rules.limit_violated,
     learning_rules.biased_advantages,
     learning_rules.entropy_collapse,
     learning_rules.collapse,
@@ -45,6 +55,16 @@ _OF_TRUST_REGIONS = {
     solver_rules.unlike_prediction,
 }
 """Rules for methods that report a `TrustRegionInfo`."""
+_OF_CONSTRAINTS = {
+    constraint_rules.useless_cost_critic,
+    constraint_rules.futile_recovery,
+    constraint_rules.infeasible,
+    constraint_rules.runaway_multiplier,
+    constraint_rules.limit_violated,
+}
+"""Rules for methods that keep a limit of the costs."""
+_EXCUSED = {learning_rules.biased_advantages, learning_rules.collapse}
+"""Rules about a falling return, which is the price where the limit is violated."""
 
 
 def diagnose(
@@ -65,7 +85,7 @@ def diagnose(
     found: dict[str, list[Finding]] = {}
     for case in cases:
         for rule in RULES:
-            if rule in _OF_TRUST_REGIONS and not case.has_trust_region:
+            if not _applies(rule, case):
                 continue
             finding = rule(case)
             if finding is not None:
@@ -86,6 +106,16 @@ def examine(run: Run) -> Diagnosis:
         env = make_env(run.spec.env_id, **run.spec.env_kwargs)
         continuous = isinstance(env.action_space, Box)
     return diagnose(histories, run.spec.config, run.spec.hparams, continuous=continuous)
+
+
+def _applies(rule: Callable[[Case], Finding | None], case: Case) -> bool:
+    """Whether a rule is about methods such as that of a case."""
+    if rule in _OF_TRUST_REGIONS and not case.has_trust_region:
+        return False
+    if rule in _OF_CONSTRAINTS:
+        return case.has_constraint
+    excused = rule in _EXCUSED and case.has_constraint
+    return not (excused and constraint_rules.violated(case).mean() > OFTEN)
 
 
 def _require_kinds(history: Any, config: Any, hparams: Any) -> None:

@@ -15,7 +15,7 @@ class Finding(NamedTuple):
     name: str
     """Name of the rule."""
     row: str
-    """Row of the source's checklist: D1–D6, M1–M8."""
+    """Row of the source's checklist: D1–D6, M1–M8; C1–C5 about costs."""
     severity: Severity
     title: str
     """What is wrong, in a few words."""

@@ -145,7 +145,8 @@ def write_results(file: Path, result: SweepResult) -> None:
     """Write one line per setting, the best first, atomically."""
     rows = result.table()
     names = list(rows[0].setting)
-    figures = ("mean", "interquartile_mean", "low", "high", "updates", "steps")
+    figures = ["mean", "interquartile_mean", "low", "high", "updates", "steps"]
+    figures += ["cost"] if result.has_costs else []
     lines = io.StringIO(newline="")
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow([*names, *figures])
@@ -188,7 +189,8 @@ def results_table(result: SweepResult, num_rows: int = 20) -> Table:
     """The best settings, for the terminal."""
     rows = result.table()
     names = list(rows[0].setting)
-    table = Table(*names, "mean return", "95 % interval", "IQM", "steps", box=None)
+    costs = ["mean cost"] if result.has_costs else []
+    table = Table(*names, "mean return", "95 % interval", "IQM", "steps", *costs, box=None)
     for row in rows[:num_rows]:
         table.add_row(
             *(show(row.setting[name]) for name in names),
@@ -196,5 +198,6 @@ def results_table(result: SweepResult, num_rows: int = 20) -> Table:
             f"[{row.low:.2f}, {row.high:.2f}]",
             f"{row.interquartile_mean:.2f}",
             f"{row.steps:,}",
+            *(f"{row.cost:.2f}" for _ in costs),
         )
     return table

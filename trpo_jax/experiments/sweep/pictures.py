@@ -23,7 +23,8 @@ _DROPPED = "one run, dropped by halving"
 
 def plot_sweep(result: SweepResult, title: str, directory: Path) -> list[Path]:
     """Draw the learning curves of the best settings and a sensitivity curve per axis; for two axes
-    also a heat map of their product, or a scatter plot of random settings."""
+    also a heat map of their product, or a scatter plot of random settings; for several limits of
+    the cost also return against cost."""
     axes = result.varied()
     figures = {"best_curves": _learning_curves(result, title)}
     for name, values in axes.items():
@@ -31,6 +32,8 @@ def plot_sweep(result: SweepResult, title: str, directory: Path) -> list[Path]:
     if len(axes) == 2:
         is_product = np.prod([len(values) for values in axes.values()]) == len(result.settings)
         figures["heat_map"] = (_heat_map if is_product else _scatter)(result, axes, title)
+    if result.has_costs and "cost_limit" in axes:
+        figures["trade_off"] = _trade_off(result, axes["cost_limit"], title)
     files = []
     for name, figure in figures.items():
         files += save_figure(figure, directory / name, ("png", "svg"))
@@ -73,6 +76,28 @@ def _sensitivity(result: SweepResult, name: str, values: list[Any], title: str) 
     ax.set_xlabel(name)
     ax.set_ylabel("evaluation return")
     ax.set_title(f"{title}: sensitivity to {name}")
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False)
+    return figure
+
+
+def _trade_off(result: SweepResult, limits: list[float], title: str) -> Any:
+    """Return against cost, for each limit of the cost: every run, and the mean per limit."""
+    assert result.costs is not None
+    figure = new_figure((7.0, 5.0), constrained=True)
+    ax = figure.add_subplot()
+    limit_of = np.repeat([each["cost_limit"] for each in result.settings], len(result.seeds))
+    means = []
+    for number, limit in enumerate(limits):
+        color, chosen = COLORS[number % len(COLORS)], limit_of == limit
+        ax.axvline(limit, color=color, linestyle=":", linewidth=1)
+        ax.plot(result.costs[chosen], result.returns[chosen], "o", color=color, alpha=0.35)
+        means.append((_mean(result.costs[chosen]), _mean(result.returns[chosen])))
+        ax.plot(*means[-1], "D", color=color, markersize=8, label=f"limit {show(limit)}")
+    ax.plot(*np.transpose(means), color="0.6", linewidth=1, zorder=0)
+    ax.set_xlabel("evaluation cost per episode (dotted: the limits)")
+    ax.set_ylabel("evaluation return")
+    ax.set_title(f"{title}: return against cost\nsmall: one run, large: mean over {_seeds(result)}")
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
     return figure

@@ -30,6 +30,8 @@ class Row(NamedTuple):
     """Environment steps of each training."""
     share: float
     """Fraction of the requested training that was done: 1 unless halving dropped the setting."""
+    cost: float = float("nan")
+    """Mean evaluation cost over seeds; NaN without costs."""
 
 
 class Part(NamedTuple):
@@ -60,6 +62,8 @@ class SweepResult(NamedTuple):
     """[settings × seeds]: mean return of the final evaluation, with the same initial states for
     all."""
     parts: tuple[Part, ...]
+    costs: np.ndarray | None = None
+    """[settings × seeds]: mean cost per episode in that evaluation; NaN without costs."""
 
     @property
     def config(self) -> TRPOConfig:
@@ -168,7 +172,13 @@ class SweepResult(NamedTuple):
             updates=updates,
             steps=updates * part.config.batch_size,
             share=self.share(index),
+            cost=float("nan") if self.costs is None else self.costs[self._lanes(index)].mean(),
         )
+
+    @property
+    def has_costs(self) -> bool:
+        """Whether the environment has costs."""
+        return self.costs is not None and bool(np.isfinite(self.costs).any())
 
 
 def _ranked(returns: Any) -> np.ndarray:

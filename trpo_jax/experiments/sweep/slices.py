@@ -100,15 +100,20 @@ class Slices:
         """Report the number of updates done, over all lanes."""
         self._report(int(progress.updates_done.sum()))
 
-    def evaluate(self, progress: Progress, num_episodes: int) -> np.ndarray:
-        """[L]: mean return of each lane, all from the same initial states."""
+    def evaluate(self, progress: Progress, num_episodes: int) -> tuple[np.ndarray, np.ndarray]:
+        """[L] each: mean return and cost of each lane, all from the same initial states.
+
+        Costs are NaN if the environment has none.
+        """
         program = evaluation_program(self._agent, num_episodes, lanes=True)
         everyone = np.arange(len(progress.updates_done))
-        returns = np.zeros(len(everyone))
+        returns, costs = np.zeros(len(everyone)), np.full(len(everyone), np.nan)
         for lanes in in_slices(everyone, self.width(everyone)):
             stats = program(self._states(progress, lanes), evaluation_key())
             returns[lanes] = np.asarray(stats.returns).mean(axis=1, dtype=np.float64)
-        return returns
+            if stats.costs is not None:
+                costs[lanes] = np.asarray(stats.costs).mean(axis=1, dtype=np.float64)
+        return returns, costs
 
     def _states(self, progress: Progress, lanes: np.ndarray) -> TrainState:
         states = from_host(_take(progress.states, lanes), self.like)

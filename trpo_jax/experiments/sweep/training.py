@@ -73,12 +73,12 @@ def sweep(
     ]  # checks all of them before the first one trains
     lengths = [num_updates or specification.num_updates(each, total_steps or 0) for each in configs]
     costs = [plan.lane_updates(length) for length in lengths]
-    parts, updates_done, returns = [], [], []
+    parts, updates_done, evaluated = [], [], []
     for number, (agent, length) in enumerate(zip(agents, lengths, strict=True)):
         heard = partial(_report_part, report, sum(costs[:number]), sum(costs))
         slices = Slices(agent, stacked, length, max_parallel, heard, mesh)
         progress = _train(plan, slices, length, partial(load, number), partial(save, number))
-        returns.append(slices.evaluate(progress, num_episodes))
+        evaluated.append(slices.evaluate(progress, num_episodes))
         updates_done.append(progress.updates_done)
         states = with_keys(progress.states, slices.like)
         parts.append(Part(configs[number], stacked, states, progress.history))
@@ -86,8 +86,9 @@ def sweep(
         settings=tuple({**static, **setting} for static in fixed for setting in chosen),
         seeds=tuple(seeds),
         updates_done=np.concatenate(updates_done),
-        returns=np.concatenate(returns),
+        returns=np.concatenate([returns for returns, _ in evaluated]),
         parts=tuple(parts),
+        costs=np.concatenate([costs for _, costs in evaluated]),
     )
 
 
