@@ -204,7 +204,7 @@ def test_variants_give_the_same_step(make_problem, kind, variant):
     ):
         assert got.dtype == jnp.float32
         assert np.abs(got - expected).max() <= tolerance * np.abs(expected - start).max() + 1e-7
-    for got, expected in zip(other_info, info, strict=True):
+    for got, expected in zip(jax.tree.leaves(other_info), jax.tree.leaves(info), strict=True):
         assert got.dtype == expected.dtype
         assert got.shape == expected.shape
     np.testing.assert_allclose(other_info.kl, info.kl, rtol=1e-3)
