@@ -295,7 +295,7 @@ def trained(algorithm):
     agent = make_trpo(TwoStates(), config)
     setting = HParams(
         gamma=1.0, gae_lambda=0.97, cost_gamma=1.0, cost_gae_lambda=0.97, cg_damping=1e-3,
-        max_kl=0.01, value_learning_rate=3e-2, multiplier_proportional=1.0, multiplier_integral=0.2,
+        max_kl=0.01, value_learning_rate=3e-2, multiplier_proportional=5.0, multiplier_integral=0.6,
     )  # fmt: skip
     hparams = HParams.stack([setting.replace(cost_limit=limit) for limit in LIMITS])
     states = jax.vmap(agent.init)(jax.random.split(jax.random.key(0), len(LIMITS)))
