@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from constrained_mdp import COST, HORIZON, TO_STATE_1, TwoStates
 from counting import Counting
 from probe_envs import MatchTheBit, SignReward
 from scipy import stats
@@ -54,6 +55,36 @@ def test_the_sign_of_the_difference_is_that_of_b(agent, state):
     same = trpo_jax.compare(agent, right, right, KEY, num_episodes=64)
     assert (same.difference, same.interval, same.verdict) == (0, (0, 0), "no difference seen")
     assert "64 pairs" in str(better)
+    assert better.cost is None
+
+
+def test_costs_are_compared_too():
+    """The careful policy always takes action 0, the other one action 1; both are Markov chains."""
+    env = TwoStates()
+    policy = trpo_jax.policy_from_flax(nn.Dense(2), env.action_space)
+    agent = trpo_jax.make_trpo(env, CONFIG, policy=policy)
+    state = agent.init(jax.random.key(0))
+    zero = jax.tree.map(jnp.zeros_like, state.policy_params)
+
+    def always(action):
+        logits = 50.0 * jax.nn.one_hot(action, 2)
+        biased = jax.tree.map(lambda leaf: logits if leaf.ndim == 1 else leaf, zero)
+        return state.replace(policy_params=biased)
+
+    result = trpo_jax.compare(agent, always(0), always(1), KEY, num_episodes=512)
+    expected = []
+    for action in range(2):
+        chance, total = 0.0, 0.0
+        for _ in range(HORIZON):
+            total += (1 - chance) * COST[0, action] + chance * COST[1, action]
+            chance = (1 - chance) * TO_STATE_1[0, action] + chance * TO_STATE_1[1, action]
+        expected.append(total)
+    cost, gap = result.cost, expected[1] - expected[0]
+    low, high = cost.interval
+    assert low < cost.difference < high
+    assert abs(cost.difference - gap) < 2 * (high - low)
+    np.testing.assert_allclose([cost.mean_a, cost.mean_b], expected, rtol=0.02, atol=0.03)
+    assert result.verdict == "better", "of the returns alone"
 
 
 def test_a_policy_that_knows_nothing_is_worse_by_a_half(agent, state):

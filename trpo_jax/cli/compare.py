@@ -39,12 +39,19 @@ def compare(argv: list[str]) -> int:
         confidence=arguments.confidence,
         deterministic=not arguments.stochastic,
     )
+    cost = result.cost
     if arguments.json:
-        print(to_json(result._asdict()))
+        print(to_json({**result._asdict(), "cost": cost and cost._asdict()}))
         return 0
     print(f"A           {result.mean_a:.2f} ({_named(arguments.run_a, arguments.checkpoint_a)})")
     print(f"B           {result.mean_b:.2f} ({_named(arguments.run_b, arguments.checkpoint_b)})")
     print(f"difference  {result}")
+    if cost is not None:
+        low, high = cost.interval
+        print(
+            f"costs       A {cost.mean_a:.2f}, B {cost.mean_b:.2f}, difference "
+            f"{cost.difference:+.2f} [{low:+.2f}, {high:+.2f}]"
+        )
     print(f"verdict     {_VERDICTS[result.verdict]}")
     return 0
 

@@ -14,6 +14,19 @@ from trpo_jax.learner.types import TrainState
 BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference seen"
 
 
+class CostDifference(NamedTuple):
+    """What the episodes of policy B cost against those of policy A."""
+
+    difference: float
+    """Mean cost per episode of B minus that of A."""
+    interval: tuple[float, float]
+    """Paired bootstrap interval of the difference."""
+    mean_a: float
+    """Mean cost per episode of A."""
+    mean_b: float
+    """Mean cost per episode of B."""
+
+
 class Comparison(NamedTuple):
     """Policy B against policy A, on the same episodes."""
 
@@ -31,6 +44,8 @@ class Comparison(NamedTuple):
     """Mean return of B."""
     num_episodes: int
     """Episodes that each of them played."""
+    cost: CostDifference | None = None
+    """The same for the costs; None if the environment has none. The verdict is on returns alone."""
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -81,16 +96,28 @@ def compare(
     require_whole_number("num_episodes", num_episodes, 2)
     require_confidence(confidence)
     settings: dict[str, Any] = {"deterministic": deterministic, "max_steps": max_steps}
-    returns = [
-        np.asarray(each.evaluate(state, key, num_episodes=num_episodes, **settings).returns)
+    stats_a, stats_b = (
+        each.evaluate(state, key, num_episodes=num_episodes, **settings)
         for each, state in ((agent, state_a), (agent_b, state_b))
-    ]
-    return compare_returns(*returns, confidence=confidence)
+    )
+    found = compare_returns(stats_a.returns, stats_b.returns, confidence=confidence)
+    if stats_a.costs is None or stats_b.costs is None:
+        return found
+    costs_a, costs_b = (np.asarray(stats.costs, np.float64) for stats in (stats_a, stats_b))
+    return found._replace(cost=_cost_difference(costs_a, costs_b, confidence))
 
 
-def compare_returns(
-    returns_a: np.ndarray, returns_b: np.ndarray, *, confidence: float = 0.95
-) -> Comparison:
+def _cost_difference(costs_a: np.ndarray, costs_b: np.ndarray, confidence: float) -> CostDifference:
+    difference = costs_b - costs_a
+    return CostDifference(
+        float(difference.mean()),
+        bootstrap_interval(difference, confidence),
+        float(costs_a.mean()),
+        float(costs_b.mean()),
+    )
+
+
+def compare_returns(returns_a: Any, returns_b: Any, *, confidence: float = 0.95) -> Comparison:
     """The same, given the returns [n] of both policies, episode by episode."""
     ours, theirs = (np.asarray(each, np.float64) for each in (returns_b, returns_a))
     means = float(theirs.mean()), float(ours.mean())
