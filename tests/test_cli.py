@@ -191,6 +191,24 @@ def test_evaluate_gives_the_same_episodes_every_time(run, capsys):
     assert f"{first['mean']:.2f} [" not in printed
 
 
+def test_export_writes_the_policy_of_a_run(run, capsys, tmp_path):
+    from trpo_jax.experiments.export.numpy_policy import NumpyPolicy
+
+    directory, _ = run
+    out = str(tmp_path / "deployed")
+    assert main(["export", str(directory), "--to", "numpy", "--out", out, "--stochastic"]) == 0
+    assert capsys.readouterr().out.strip() == f"{out}.npz"
+    agent, state, *_ = trpo_jax.load_run(directory)
+    obs, key = np.random.default_rng(0).normal(size=(9, 4)), jax.random.key(2)
+    noise = jax.random.gumbel(key, (9, 2))
+    np.testing.assert_array_equal(
+        NumpyPolicy(f"{out}.npz")(obs=obs, noise=noise), agent.act(state, key, obs)
+    )
+    for words in (["--to", "torch"], ["--seed", "9"], ["--checkpoint", "7"]):
+        assert main(["export", str(directory), *words]) == 2
+    assert capsys.readouterr().err.count("\n") == 3
+
+
 def test_runs_lists_every_run(run, capsys):
     directory, _ = run
     assert main(["runs", str(directory.parent)]) == 0

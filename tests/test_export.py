@@ -155,7 +155,8 @@ def run(file, format, inputs):
 
 def acting(state):
     """A state that can be traced: the environments are shapes only."""
-    return state.replace(actor=None, value_params=None, value_opt_state=None)
+    names = ("num_updates", "value_params", "value_opt_state", "return_statistics", "actor")
+    return state.replace(**dict.fromkeys(names))
 
 
 def modes(agent, state, obs):

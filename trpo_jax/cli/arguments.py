@@ -204,6 +204,48 @@ class RenderArguments:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExportArguments:
+    """Write the policy of a run to a file that runs without trpo_jax: from observations to actions,
+    with normalisation and action bounds inside.
+
+    onnx is for any ONNX runtime (needs pip install 'trpo-jax[export]'); numpy is an .npz file, and
+    numpy_policy.py beside it, which runs it without JAX; stablehlo is for JAX on CPU, CUDA or TPU.
+    """
+
+    run: RunPath
+    """Run directory."""
+    to: Literal["onnx", "stablehlo", "numpy"] = "onnx"
+    """Format of the file."""
+    out: Path | None = None
+    """File to write. By default RUN/policy, with the suffix of the format."""
+    checkpoint: str = "last"
+    """Which state: last, best, or the number of updates of a checkpoint."""
+    seed: int | None = None
+    """Which of the run's seeds. By default the first."""
+    stochastic: bool = False
+    """Sample actions from one more input, noise, instead of taking the policy's mode."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoresArguments:
+    """Aggregate the evaluations at the end of runs: interquartile means, probabilities of
+    improvement, and a performance profile, each with a 95 % stratified bootstrap interval.
+
+    scores.npz holds the scores as rliable takes them: by name, [seeds, environments].
+    """
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME=]RUN")]
+    """Run directories. Runs with the same NAME are one algorithm: more seeds, or other
+    environments. By default each has the name of its directory."""
+    normalize: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ENV=LOW,HIGH")] = ()
+    """Returns that become the scores 0 and 1 in an environment, such as CartPole-v1=20,500."""
+    out: Path = Path("scores")
+    """Directory of the files."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
 class DoctorArguments:
     """Say what went wrong in a run, which numbers show it, and what to change.
 

@@ -3,18 +3,26 @@
 import importlib
 import os
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
 from trpo_jax.experiments.export.inputs import mask_inputs, noise_inputs, observation_inputs
 from trpo_jax.learner.agent import Agent, require_own_state
+from trpo_jax.learner.normalization import RunningStatistics
 from trpo_jax.learner.types import TrainState
 
 Format = Literal["onnx", "stablehlo", "numpy"]
 SUFFIXES: dict[str, str] = {"onnx": ".onnx", "stablehlo": ".stablehlo", "numpy": ".npz"}
 _WRITERS = {"onnx": "onnx_file", "stablehlo": "stablehlo_file", "numpy": "numpy_file"}
+
+
+class _Acting(NamedTuple):
+    """The parts of a `TrainState` that act, on the host."""
+
+    policy_params: Any
+    obs_statistics: RunningStatistics
 
 
 def export_policy(
@@ -47,7 +55,8 @@ def export_policy(
     if not deterministic:
         inputs += noise_inputs(agent.parts, state.policy_params)
     file = Path(path) if Path(path).suffix else Path(path).with_suffix(SUFFIXES[format])
-    written = _writer(format).contents(agent.parts, jax.device_get(_acting(state)), inputs, file)
+    acting = jax.device_get((state.policy_params, state.obs_statistics))
+    written = _writer(format).contents(agent.parts, _Acting(*acting), inputs, file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         for each, content in written.items():
@@ -75,15 +84,6 @@ def _require(agent: Any, state: Any, path: Any, format: Any) -> None:
             f"format={format!r} knows the networks of TRPOConfig only, and this policy is of its "
             "own; format='stablehlo' takes any network"
         )
-
-
-def _acting(state: TrainState) -> TrainState:
-    """What acting needs of a state, without the environments."""
-    nothing: Any = None
-    return state.replace(
-        value_params=nothing, value_opt_state=nothing, policy_step_state=nothing, actor=nothing,
-        key=nothing,
-    )  # fmt: skip
 
 
 def _writer(format: str) -> Any:
