@@ -111,6 +111,30 @@ def test_train_help_shows_every_setting_with_the_tuned_default(capsys):
     assert re.search(rf"--gamma FLOAT\s+.*\(default:\s*{gamma}\)", shown)
 
 
+@pytest.mark.parametrize("command", ["train", "sweep", "evaluate", "doctor", "export", "scores"])
+def test_help_is_for_people(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = capsys.readouterr().out
+    for machine_word in ("{None}", "(default: '')", "(default: )", "default: None"):
+        assert machine_word not in shown
+    assert max(map(len, shown.splitlines())) <= 80, "a line that the terminal would cut"
+
+
+def test_options_that_may_be_none_are_read(capsys):
+    def parsed(*words):
+        return parse(TrainArguments, ["CartPole-v1", *words], "trpo-jax train")
+
+    assert parsed("--out", "a/b").out == Path("a/b")
+    assert parsed("--critic-hidden-sizes", "32", "16").config.critic_hidden_sizes == (32, 16)
+    assert parsed("--critic-hidden-sizes", "none").config.critic_hidden_sizes is None
+    assert parsed("--chunk-size", "None").config.chunk_size is None
+    assert parsed("--guard", "0.95").guard == 0.95
+    assert main(["train", "CartPole-v1", "--critic-hidden-sizes", "32", "wide"]) == 2
+    assert "neither whole numbers nor none" in capsys.readouterr().err
+
+
 def test_envs_lists_what_can_be_trained(capsys):
     assert main(["envs"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -189,6 +213,24 @@ def test_evaluate_gives_the_same_episodes_every_time(run, capsys):
     printed = capsys.readouterr().out
     assert "interquartile mean" in printed
     assert f"{first['mean']:.2f} [" not in printed
+
+
+def test_export_writes_the_policy_of_a_run(run, capsys, tmp_path):
+    from trpo_jax.experiments.export.numpy_policy import NumpyPolicy
+
+    directory, _ = run
+    out = str(tmp_path / "deployed")
+    assert main(["export", str(directory), "--to", "numpy", "--out", out, "--stochastic"]) == 0
+    assert capsys.readouterr().out.strip() == f"{out}.npz"
+    agent, state, *_ = trpo_jax.load_run(directory)
+    obs, key = np.random.default_rng(0).normal(size=(9, 4)), jax.random.key(2)
+    noise = jax.random.gumbel(key, (9, 2))
+    np.testing.assert_array_equal(
+        NumpyPolicy(f"{out}.npz")(obs=obs, noise=noise), agent.act(state, key, obs)
+    )
+    for words in (["--to", "torch"], ["--seed", "9"], ["--checkpoint", "7"]):
+        assert main(["export", str(directory), *words]) == 2
+    assert capsys.readouterr().err.count("\n") == 3
 
 
 def test_runs_lists_every_run(run, capsys):

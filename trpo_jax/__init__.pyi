@@ -14,6 +14,7 @@ from .envs import (
 from .experiments.comparison import Comparison, compare
 from .experiments.conformance import CheckedPromise, EnvironmentReport, check_environment
 from .experiments.doctor import Diagnosis, Finding, diagnose
+from .experiments.export import export_policy
 from .experiments.guard import Guard
 from .experiments.specification import RunOptions
 from .experiments.sweep import SweepResult, sweep
@@ -147,6 +148,7 @@ __all__ = [
     "cpo_step",
     "critic_from_flax",
     "diagnose",
+    "export_policy",
     "fit_value",
     "fit_value_lbfgs",
     "gae",

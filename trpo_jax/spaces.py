@@ -49,7 +49,7 @@ class Box:
         (`bounds="tanh"`) to [−1, 1] and scaled to the bounds. Otherwise it is only clipped.
         """
         low, high = self.bounds()
-        bounded = jnp.asarray(self._bounded())
+        bounded = jnp.asarray(self.is_bounded())
         unit = jnp.tanh(action) if bounds == "tanh" else jnp.clip(action, -1, 1)
         span = jnp.where(bounded, high - low, 0)
         inside = jnp.where(bounded, low, 0) + span * (unit + 1) / 2
@@ -62,13 +62,14 @@ class Box:
         For distributions such as Beta. 0 and 1 map to the bounds; raises `ValueError` unless these
         are finite.
         """
-        if not self._bounded().all():
+        if not self.is_bounded().all():
             raise ValueError(f"low={self.low}, high={self.high}: bounds must be finite for (0, 1)")
         low, high = self.bounds()
         inside = low + (high - low) * action
         return jnp.clip(inside, low, high).reshape(*action.shape[:-1], *self.shape)
 
-    def _bounded(self) -> np.ndarray:
+    def is_bounded(self) -> np.ndarray:
+        """bool [num_dimensions]: whether both bounds of a component are finite."""
         bounds = np.broadcast_to(self.low, self.shape), np.broadcast_to(self.high, self.shape)
         return np.logical_and(*(np.abs(bound) < 1e30 for bound in bounds)).reshape(-1)
 

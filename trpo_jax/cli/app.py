@@ -9,7 +9,7 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 
-from trpo_jax.cli import check, compare, inspect, sweep, train
+from trpo_jax.cli import check, compare, export, inspect, scores, sweep, train
 
 _USAGE = """\
 usage: trpo-jax COMMAND …
@@ -19,8 +19,10 @@ usage: trpo-jax COMMAND …
   sweep ENV     train a grid of hyperparameters, or random ones, in parallel
   evaluate RUN  play episodes with a trained policy
   compare A B   say whether the policy of run B is better than that of run A
+  scores RUN …  aggregate the evaluations of runs, as rliable does
   plot RUN …    draw the plots of one or several runs
   render RUN    write an episode to watch
+  export RUN    write the policy as ONNX, StableHLO or NumPy, to run without trpo_jax
   doctor RUN    say what went wrong in a run, if anything, and what to change
   runs [DIR]    list the runs in a directory
   check ENV     try an environment, and say which promises it breaks
@@ -34,8 +36,10 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "sweep": sweep.sweep,
     "evaluate": inspect.evaluate,
     "compare": compare.compare,
+    "scores": scores.scores,
     "plot": inspect.plot,
     "render": inspect.render,
+    "export": export.export,
     "doctor": inspect.doctor,
     "runs": inspect.runs,
     "check": check.check,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -14,19 +14,26 @@ from trpo_jax.presets import DEFAULT
 
 _DEFAULT_OPTIONS, _NO_GUARD = RunOptions(), Guard()
 
+_UNSAID: Any = tyro.conf.arg(help_behavior_hint="")
+"""The help does not print the default: the text says what happens without the option."""
+EnvId = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV", help_behavior_hint="")]
+OptionalPath = Annotated[Path | None, _UNSAID]
+OptionalWord = Annotated[str | None, _UNSAID]
+OptionalNumber = Annotated[int | None, _UNSAID]
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainArguments:
     """Train a TRPO policy. The defaults are tuned for the environment, if it has a preset."""
 
-    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")] = ""
+    env: EnvId = ""
     """Environment id, such as CartPole-v1, gymnax/Pendulum-v1 or brax/hopper; or
     package.module:function, a function that makes your own environment."""
     config: tyro.conf.OmitArgPrefixes[TRPOConfig] = DEFAULT.config
     hparams: tyro.conf.OmitArgPrefixes[HParams] = DEFAULT.hparams
-    out: Path | None = None
+    out: OptionalPath = None
     """Run directory, new or empty. By default runs/ENV-DATE-TIME."""
-    resume: Path | None = None
+    resume: OptionalPath = None
     """Continue the run in this directory, bit for bit, with its own settings. A larger
     --total-steps continues a finished run."""
     seed: int = 0
@@ -48,13 +55,13 @@ class TrainArguments:
     distributed: bool = False
     """Train on the devices of several processes, all started with this command. Under SLURM and
     Open MPI they find each other."""
-    coordinator: str | None = None
+    coordinator: OptionalWord = None
     """With --distributed: HOST:PORT at which the first process can be reached."""
-    num_processes: int | None = None
+    num_processes: OptionalNumber = None
     """With --distributed: total number of processes."""
-    process_id: int | None = None
+    process_id: OptionalNumber = None
     """With --distributed: number of this process, counted from 0."""
-    env_args: tuple[str, ...] = ()
+    env_args: Annotated[tuple[str, ...], _UNSAID] = ()
     """Arguments of the environment as NAME=VALUE, such as backend=spring episode_length=500."""
 
 
@@ -65,7 +72,10 @@ Swept = dataclasses.make_dataclass(
             name,
             Annotated[
                 tuple[float, ...],
-                tyro.conf.arg(help=f"Values of {name}; with --random, its two bounds."),
+                tyro.conf.arg(
+                    help=f"Values of {name}; with --random, its two bounds.",
+                    help_behavior_hint="",
+                ),
             ],
             (),
         )
@@ -84,26 +94,28 @@ class SweepArguments:
     program; for example --max-kl 0.003 0.01 0.03 --gae-lambda 0.9 0.95 --seeds 8. The best training
     becomes a run of its own, in the directory `best` of the sweep."""
 
-    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")] = ""
+    env: EnvId = ""
     """Environment id."""
     swept: tyro.conf.OmitArgPrefixes[Swept] = _NOTHING_SWEPT  # type: ignore[valid-type]
     """Values of hyperparameters. Every combination is tried."""
     config: tyro.conf.OmitArgPrefixes[TRPOConfig] = DEFAULT.config
     seeds: int = 4
     """Number of seeds per setting."""
-    static: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE,VALUE")] = ()
+    static: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE,VALUE", help_behavior_hint="")
+    ] = ()
     """Values of settings that fix shapes, such as num_envs=8,16 hidden_sizes=32x32,64x64
     activation=tanh,relu. Each combination is a program of its own, in which all hyperparameters
     and seeds are trained; the programs run one after the other."""
     seed: int = 0
     """The first seed."""
-    random: int | None = None
+    random: OptionalNumber = None
     """Number of random settings to draw, between the two values given for each hyperparameter;
     max_kl, damping, tolerance, entropy and learning rate on a logarithmic scale."""
-    halving: tuple[float, ...] = ()
+    halving: Annotated[tuple[float, ...], _UNSAID] = ()
     """Fractions of the training after which the worse half of the settings is dropped, separately
     in each program."""
-    max_parallel: int | None = None
+    max_parallel: OptionalNumber = None
     """Most trainings to run in parallel. By default as many as fit in memory, or eight on a CPU."""
     devices: int = 1
     """Number of devices to spread the trainings over."""
@@ -111,11 +123,11 @@ class SweepArguments:
     """Environment steps of each training, rounded up to whole updates."""
     eval_episodes: int = 64
     """Episodes of the evaluation at the end, per training."""
-    out: Path | None = None
+    out: OptionalPath = None
     """Directory of the sweep, new or empty. By default runs/sweep-ENV-DATE-TIME."""
-    resume: Path | None = None
+    resume: OptionalPath = None
     """Continue the sweep in this directory."""
-    env_args: tuple[str, ...] = ()
+    env_args: Annotated[tuple[str, ...], _UNSAID] = ()
     """Arguments of the environment as NAME=VALUE."""
 
 
@@ -157,9 +169,9 @@ class CompareArguments:
     """Which state of A: last, best, or the number of updates of a checkpoint."""
     checkpoint_b: str = "last"
     """Which state of B."""
-    seed_a: int | None = None
+    seed_a: OptionalNumber = None
     """Which seed of A, if it has several. By default the first."""
-    seed_b: int | None = None
+    seed_b: OptionalNumber = None
     """Which seed of B."""
     stochastic: bool = False
     """Sample actions from the policies, as in training, instead of taking their modes."""
@@ -171,9 +183,13 @@ class CompareArguments:
 class PlotArguments:
     """Draw the plots of one run, or of several runs together."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    runs: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN", help_behavior_hint=""),
+    ]
     """Run directories."""
-    out: Path | None = None
+    out: OptionalPath = None
     """Directory of the plots. By default that of the first run."""
     formats: tuple[Literal["png", "svg", "pdf"], ...] = ("png", "svg")
     """File formats."""
@@ -189,9 +205,9 @@ class RenderArguments:
 
     run: RunPath
     """Run directory."""
-    out: Path | None = None
+    out: OptionalPath = None
     """File to write, without suffix. By default RUN/episode."""
-    seed: int | None = None
+    seed: OptionalNumber = None
     """Which of the run's seeds. By default the first."""
     episode: int = 0
     """Number of the episode; each number has its own initial state."""
@@ -204,6 +220,54 @@ class RenderArguments:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExportArguments:
+    """Write the policy of a run to a file that runs without trpo_jax: from observations to actions,
+    with normalisation and action bounds inside.
+
+    onnx is for any ONNX runtime (needs pip install 'trpo-jax[export]'); numpy is an .npz file, and
+    numpy_policy.py beside it, which runs it without JAX; stablehlo is for JAX on CPU, CUDA or TPU.
+    """
+
+    run: RunPath
+    """Run directory."""
+    to: Literal["onnx", "stablehlo", "numpy"] = "onnx"
+    """Format of the file."""
+    out: OptionalPath = None
+    """File to write. By default RUN/policy, with the suffix of the format."""
+    checkpoint: str = "last"
+    """Which state: last, best, or the number of updates of a checkpoint."""
+    seed: OptionalNumber = None
+    """Which of the run's seeds. By default the first."""
+    stochastic: bool = False
+    """Sample actions from one more input, noise, instead of taking the policy's mode."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoresArguments:
+    """Aggregate the evaluations at the end of runs: interquartile means, probabilities of
+    improvement, and a performance profile, each with a 95 % stratified bootstrap interval.
+
+    scores.npz holds the scores as rliable takes them: by name, [seeds, environments].
+    """
+
+    runs: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="[NAME=]RUN", help_behavior_hint=""),
+    ]
+    """Run directories. Runs with the same NAME are one algorithm: more seeds, or other
+    environments. By default each has the name of its directory."""
+    normalize: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="ENV=LOW,HIGH", help_behavior_hint="")
+    ] = ()
+    """Returns that become the scores 0 and 1 in an environment, such as CartPole-v1=20,500."""
+    out: Path = Path("scores")
+    """Directory of the files."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
 class DoctorArguments:
     """Say what went wrong in a run, which numbers show it, and what to change.
 
@@ -212,9 +276,9 @@ class DoctorArguments:
 
     run: RunPath
     """Run directory."""
-    dump: Path | None = None
+    dump: OptionalPath = None
     """Write advantages.npy, vf_loss.npy and the batch of an update to this directory."""
-    update: int | None = None
+    update: OptionalNumber = None
     """The update to dump. By default that of the main finding, or else the last."""
     json: bool = False
     """Print JSON."""
@@ -235,7 +299,7 @@ class CheckArguments:
     The exit code is 1 if it breaks any, and 0 otherwise.
     """
 
-    env: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")] = ""
+    env: EnvId = ""
     """Environment id, or package.module:function, as for train."""
     num_envs: int = 4
     """Environments that are played side by side."""
@@ -243,7 +307,7 @@ class CheckArguments:
     """Most steps of each; what is slow takes fewer."""
     seed: int = 0
     """Seed of the actions and the episodes."""
-    env_args: tuple[str, ...] = ()
+    env_args: Annotated[tuple[str, ...], _UNSAID] = ()
     """Arguments of the environment as NAME=VALUE, such as backend=spring episode_length=500."""
 
 
@@ -254,5 +318,7 @@ class EnvsArguments:
     Where something is missing, the line ends in the command that installs or fetches it.
     """
 
-    word: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WORD")] = ""
+    word: Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="WORD", help_behavior_hint="")
+    ] = ""
     """List only ids that contain this, in any case, such as brax/ or hopper."""

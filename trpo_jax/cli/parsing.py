@@ -2,8 +2,12 @@
 
 import ast
 import contextlib
+import inspect
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -71,50 +75,58 @@ TotalSteps = Annotated[
 _registry = ConstructorRegistry()
 
 
-@_registry.primitive_rule
-def _optional_whole_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """`int | None`: tyro itself accepts only `None`, and has a long error message."""
-    if info.type != int | None:
+def _word_or_none(kind: Callable[[str], Any], what: str) -> Callable[[list[str]], Any]:
+    """Reads one word as `kind`, or "none" as None."""
+
+    def read(words: list[str]) -> Any:
+        if words[0].lower() == "none":
+            return None
+        try:
+            return kind(words[0])
+        except ValueError:
+            raise ValueError(f"{words[0]!r} is neither {what} nor none") from None
+
+    return read
+
+
+def _sizes_or_none(words: list[str]) -> tuple[int, ...] | None:
+    if [word.lower() for word in words] == ["none"]:
         return None
+    try:
+        return tuple(map(int, words))
+    except ValueError:
+        raise ValueError(f"{' '.join(words)!r} is neither whole numbers nor none") from None
+
+
+_OPTIONAL: dict[Any, tuple[str, Any, Callable[[list[str]], Any]]] = {
+    int | None: ("INT|none", 1, _word_or_none(int, "a whole number")),
+    float | None: ("FLOAT|none", 1, _word_or_none(float, "a number")),
+    str | None: ("WORD", 1, lambda words: words[0]),
+    Path | None: ("PATH", 1, lambda words: Path(words[0])),
+    tuple[int, ...] | None: ("INT …|none", "*", _sizes_or_none),
+}
+"""Types that may be None: how the help shows them, number of words, and how these are read. tyro
+itself shows `{None}|INT`, accepts only `None`, and has a long error message."""
+
+
+@_registry.primitive_rule
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    if info.type not in _OPTIONAL:
+        return None
+    metavar, nargs, read = _OPTIONAL[info.type]
     return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="INT|none",
-        instance_from_str=lambda words: _whole_number_or_none(words[0]),
-        is_instance=lambda value: value is None or isinstance(value, int),
-        str_from_instance=lambda value: [str(value).lower()],
+        nargs=nargs,
+        metavar=metavar,
+        instance_from_str=read,
+        is_instance=lambda value: value is None or not isinstance(value, bool),
+        str_from_instance=_as_words,
     )
 
 
-@_registry.primitive_rule
-def _optional_number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """`float | None`, alike."""
-    if info.type != float | None:
-        return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="FLOAT|none",
-        instance_from_str=lambda words: _number_or_none(words[0]),
-        is_instance=lambda value: value is None or isinstance(value, int | float),
-        str_from_instance=lambda value: [str(value).lower()],
-    )
-
-
-def _number_or_none(word: str) -> float | None:
-    if word.lower() == "none":
-        return None
-    try:
-        return float(word)
-    except ValueError:
-        raise ValueError(f"{word!r} is neither a number nor none") from None
-
-
-def _whole_number_or_none(word: str) -> int | None:
-    if word.lower() == "none":
-        return None
-    try:
-        return int(word)
-    except ValueError:
-        raise ValueError(f"{word!r} is neither a whole number nor none") from None
+def _as_words(value: Any) -> list[str]:
+    if value is None:
+        return ["none"]
+    return [str(each) for each in value] if isinstance(value, tuple) else [str(value)]
 
 
 def parse(
@@ -128,13 +140,32 @@ def parse(
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(
-                kind, args=_todays_options(argv), prog=prog, default=default, registry=_registry
+                kind,
+                args=_todays_options(argv),
+                prog=prog,
+                description=_wrapped(kind.__doc__ or ""),
+                default=default,
+                registry=_registry,
             )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise ValueError(_one_line(errors.getvalue())) from None
 
+
+def _wrapped(text: str) -> str:
+    """Paragraphs wrapped to the terminal, which tyro prints as one line each.
+
+    It joins lines unless they begin with something other than a letter: hence the indent.
+    """
+    width = min(shutil.get_terminal_size().columns, _WIDEST)
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(
+        textwrap.fill(" ".join(each.split()), width, subsequent_indent=" ") for each in paragraphs
+    )
+
+
+_WIDEST = 100
 
 _OLD_OPTIONS = {
     "--adapt-damping": ["--algorithm", "trpo_adaptive_damping"],

@@ -39,7 +39,7 @@ class ProgressDisplay:
             console=console,
         )
         self._task = self._progress.add_task("", total=num_updates, completed=done)
-        self._figures = Text("compiling …", no_wrap=True, overflow="ellipsis")
+        self._figures = Text("compiling …")
         self._live = Live(Group(self._progress, self._figures), console=console)
 
     def __enter__(self) -> "ProgressDisplay":

@@ -42,12 +42,14 @@ _README = """\
 | best/ | the state with the highest mean return in an evaluation; with --guard, that in service |
 | guard.jsonl | with --guard, one line per test of a candidate: what it showed, what was done |
 | tensorboard/ | the metrics for `tensorboard --logdir` |
+| policy.* | the exported policy, if there is one; numpy_policy.py runs policy.npz |
 | *.png, *.svg | plots; overview.png is drawn at the end |
 
     trpo-jax evaluate {path}        play episodes with the trained policy
     trpo-jax plot {path}            draw the plots again
     trpo-jax doctor {path}          say what went wrong, if anything
     trpo-jax render {path}          watch an episode
+    trpo-jax export {path}          write the policy to a file that runs without trpo_jax
     trpo-jax train --resume {path}  continue, {how}
 """
 

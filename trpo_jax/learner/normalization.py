@@ -9,8 +9,10 @@ from flax import struct
 
 from trpo_jax.common import trees
 
-_EPSILON = 1e-8
-_CLIP = 10.0
+EPSILON = 1e-8
+"""Added to a variance before its root is taken."""
+CLIP = 10.0
+"""Largest size of a normalised number."""
 
 
 class RunningStatistics(struct.PyTreeNode):
@@ -89,8 +91,8 @@ def normalize(statistics: RunningStatistics, values: Any) -> Any:
     def standardize(value: jax.Array, mean: Any, variance: Any) -> jax.Array:
         if mean is None:
             return value
-        scale = jax.lax.rsqrt(variance + _EPSILON)
-        return jnp.clip((value - mean) * scale, -_CLIP, _CLIP)
+        scale = jax.lax.rsqrt(variance + EPSILON)
+        return jnp.clip((value - mean) * scale, -CLIP, CLIP)
 
     return jax.tree.map(standardize, values, statistics.mean, statistics.variance)
 
@@ -101,7 +103,7 @@ def _is_floating(leaf: Any) -> bool:
 
 def scale_by_deviation(statistics: RunningStatistics, values: jax.Array) -> jax.Array:
     """values / deviation, clipped to ±10. Rewards keep their sign."""
-    return jnp.clip(values * jax.lax.rsqrt(statistics.variance + _EPSILON), -_CLIP, _CLIP)
+    return jnp.clip(values * jax.lax.rsqrt(statistics.variance + EPSILON), -CLIP, CLIP)
 
 
 def discounted_returns(

@@ -25,7 +25,12 @@ from trpo_jax.spaces import ActionSpace, Box, Discrete, is_shape
 
 def default_policy(action_space: ActionSpace, shapes: Any, config: TRPOConfig) -> Policy:
     """The configured policy; `shapes` are those of an observation, a tree of tuples."""
-    return make_policy(_body(shapes, config.hidden_sizes, config), _head(action_space, config))
+    return make_policy(policy_body(shapes, config), _head(action_space, config))
+
+
+def policy_body(shapes: Any, config: TRPOConfig) -> Body:
+    """The layers of that policy below its head."""
+    return _body(shapes, config.hidden_sizes, config)
 
 
 def default_critic(shapes: Any, config: TRPOConfig) -> Critic:

@@ -1,0 +1,75 @@
+"""What an exported policy is given: named arrays with a batch axis, alike in every format."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from trpo_jax.envs.base import observation_spec
+from trpo_jax.learner.parts import Parts
+from trpo_jax.policies.distributions import Categorical, DiagonalGaussian, MultiCategorical
+from trpo_jax.spaces import Observation, policy_part, policy_view
+
+OBS, MASK, NOISE = "obs", "action_mask", "noise"
+
+
+class Input(NamedTuple):
+    """One input of an exported policy."""
+
+    name: str
+    """"obs"; for a tree of observations "obs/" and the path of the leaf; "action_mask"; "noise"."""
+    shape: tuple[int, ...]
+    """Its shape after the batch axis."""
+    dtype: np.dtype
+    """Its type, that of the environment."""
+
+
+def observation_inputs(parts: Parts) -> tuple[Input, ...]:
+    """The policy's part of an observation, leaf by leaf, in the order of the tree."""
+    leaves = jax.tree_util.tree_flatten_with_path(policy_part(observation_spec(parts.env)))[0]
+    inputs = tuple(Input(_name(path), tuple(leaf.shape), leaf.dtype) for path, leaf in leaves)
+    names = [each.name for each in inputs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"two observations of {parts.env.name} would both be the input {twice[0]!r}; rename one"
+        )
+    return inputs
+
+
+def mask_inputs(parts: Parts) -> tuple[Input, ...]:
+    """The action mask, if the environment gives one."""
+    mask = getattr(observation_spec(parts.env), "action_mask", None)
+    return () if mask is None else (Input(MASK, tuple(mask.shape), mask.dtype),)
+
+
+def noise_inputs(parts: Parts, params: Any) -> tuple[Input, ...]:
+    """The noise that makes a sample: standard normal for a Gaussian, standard Gumbel for choices.
+
+    Raises `ValueError` for any other distribution, whose sample is not a function of such noise.
+    """
+    example = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype),
+        policy_view(observation_spec(parts.env)),
+    )
+    distribution = jax.eval_shape(parts.policy.apply, params, example)
+    if isinstance(distribution, DiagonalGaussian):
+        size = distribution.mean.shape[-1]
+    elif isinstance(distribution, Categorical | MultiCategorical):
+        size = distribution.logits.shape[-1]
+    else:
+        raise ValueError(
+            "deterministic=False needs a Gaussian or categorical policy, whose sample is made from "
+            f"noise; this one is {type(distribution).__name__}: export its mode, deterministic=True"
+        )
+    return (Input(NOISE, (size,), np.dtype(np.float32)),)
+
+
+def as_observation(parts: Parts, arrays: dict[str, Any]) -> Any:
+    """The inputs as the observation that the policy is given, a tree of [B, ...]."""
+    structure: Any = jax.tree.structure(policy_part(observation_spec(parts.env)))
+    seen = structure.unflatten([arrays[each.name] for each in observation_inputs(parts)])
+    return Observation(seen, action_mask=arrays[MASK]) if MASK in arrays else seen
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return "/".join([OBS, *(jax.tree_util.keystr((key,), simple=True) for key in path)])
