@@ -122,9 +122,6 @@ def drift(arguments: argparse.Namespace) -> str:
 def trained(arguments: argparse.Namespace) -> str:
     import guard_runs as runs
 
-    from trpo_jax.experiments.runner import enable_compilation_cache
-
-    enable_compilation_cache()
     steps, guard = 300_000, Guard(0.95, margin=10.0, share=0.1, every=15)
     if arguments.quick:
         steps, guard = 20_480, guard._replace(share=1.0, every=5)
