@@ -1,5 +1,6 @@
 """Exported policies: the same actions as `act`, from programs that share no code with it."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ FORMATS = ("numpy", "onnx", "stablehlo")
 SMALL = TRPOConfig(
     num_envs=2, num_steps=4, hidden_sizes=(8, 5), value_epochs=1, normalize_observations=True
 )
-BATCH = 7
+BATCH = 64
 _RNG = np.random.default_rng(0)
 
 
@@ -83,7 +84,7 @@ def state_of(agent):
     rng = np.random.default_rng(1)
 
     def drawn(leaf):
-        scale = 1 if leaf.ndim < 2 else 2 / np.prod(leaf.shape[:-1]) ** 0.5
+        scale = 0.3 if leaf.ndim < 2 else 3 / np.prod(leaf.shape[:-1]) ** 0.5
         return jnp.asarray(scale * rng.normal(size=leaf.shape), jnp.float32)
 
     state = jax.eval_shape(agent.init, jax.random.key(0))
@@ -93,7 +94,7 @@ def state_of(agent):
         policy_params=jax.tree.map(drawn, state.policy_params),
         obs_statistics=statistics.replace(
             mean=jax.tree.map(drawn, statistics.mean),
-            variance=jax.tree.map(lambda leaf: drawn(leaf) ** 2, statistics.variance),
+            variance=jax.tree.map(lambda leaf: 5 + drawn(leaf) ** 2, statistics.variance),
         ),
     )
 
@@ -155,8 +156,9 @@ def run(file, format, inputs):
 
 def acting(state):
     """A state that can be traced: the environments are shapes only."""
-    names = ("num_updates", "value_params", "value_opt_state", "return_statistics", "actor")
-    return state.replace(**dict.fromkeys(names))
+    needed = ("key", "policy_params", "obs_statistics")
+    names = [field.name for field in dataclasses.fields(state)]
+    return state.replace(**{name: None for name in names if name not in needed})
 
 
 def modes(agent, state, obs):
