@@ -181,7 +181,8 @@ def test_every_format_acts_as_act_does(name, tmp_path):
             file = trpo_jax.export_policy(agent, state, path, format, deterministic=deterministic)
             action = run(file, format, inputs)
             assert (action.shape, action.dtype) == (wanted.shape, wanted.dtype), format
-            np.testing.assert_allclose(action, wanted, rtol=1e-5, atol=1e-5, err_msg=format)
+            scale = max(1.0, np.abs(wanted).max())  # boxes go to ±9: 1e-5 of that
+            np.testing.assert_allclose(action, wanted, rtol=1e-5, atol=1e-5 * scale, err_msg=format)
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +234,7 @@ def test_stablehlo_is_for_every_platform_and_batch(plain, tmp_path):
     file = trpo_jax.export_policy(*plain, tmp_path / "policy", "stablehlo")
     exported = jax.export.deserialize(file.read_bytes())
     assert exported.platforms == ("cpu", "cuda", "tpu")
-    assert [aval.shape for aval in exported.out_avals] == [jax.export.symbolic_shape("batch")]
+    assert [str(aval.shape) for aval in exported.out_avals] == ["(batch,)"]
 
 
 class Sharp(nn.Module):
