@@ -1,5 +1,6 @@
 """A policy as an ONNX graph, node by node. Operators: onnx.ai/onnx/operators, opset 17."""
 
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-import trpo_jax
 from trpo_jax.experiments.export.description import Bounds, Description, Layer, Scale, describe
 from trpo_jax.experiments.export.inputs import MASK, NOISE, Input
 from trpo_jax.learner.acting import Acting
@@ -43,7 +43,7 @@ def contents(
             graph.constants,
         ),
         producer_name="trpo_jax",
-        producer_version=trpo_jax.__version__,
+        producer_version=importlib.metadata.version("trpo-jax"),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         doc_string=f"policy for {parts.env.name}",
