@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import field
 from typing import Any, Literal, Self, get_args, get_type_hints
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_jax.common.checks import is_whole_number
+from trpo_jax.common.checks import is_number, is_whole_number
 
 
 def _setting(default: Any, help: str, check: Callable[[Any], Any] | None = None, want: str = ""):
@@ -314,7 +313,7 @@ def _check_type(name: str, value: Any, hint: Any):
         raise ValueError(f"{name}={value!r} must be a whole number")
     elif hint == int | None and value is not None and not is_whole_number(value):
         raise ValueError(f"{name}={value!r} must be a whole number or None")
-    elif hint is float and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+    elif hint is float and not is_number(value):
         raise ValueError(f"{name}={value!r} must be a finite number")
     elif hint == tuple[int, ...] and not isinstance(value, tuple):
         raise ValueError(f"{name}={value!r} must be a tuple of whole numbers, such as (64, 64)")

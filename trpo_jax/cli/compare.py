@@ -27,12 +27,10 @@ def compare(argv: list[str]) -> int:
         load(path, which)
         for path, which in zip(paths, (arguments.checkpoint_a, arguments.checkpoint_b), strict=True)
     )
-    seed_a = run_a.spec.seed if arguments.seed_a is None else arguments.seed_a
-    seed_b = run_b.spec.seed if arguments.seed_b is None else arguments.seed_b
     result = comparison.compare(
         agent_a,
-        states.lane(run_a.spec, state_a, seed_a),
-        states.lane(run_b.spec, state_b, seed_b),
+        states.lane(run_a.spec, state_a, arguments.seed_a),
+        states.lane(run_b.spec, state_b, arguments.seed_b),
         evaluation_key(),
         agent_b,
         num_episodes=arguments.episodes,

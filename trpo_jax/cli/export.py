@@ -14,10 +14,9 @@ def export(argv: list[str]) -> int:
     from trpo_jax.experiments import states
     from trpo_jax.experiments.export import export_policy
 
-    seed = run.spec.seed if arguments.seed is None else arguments.seed
     file = export_policy(
         agent,
-        states.lane(run.spec, state, seed),
+        states.lane(run.spec, state, arguments.seed),
         arguments.out or run.path / "policy",
         arguments.to,
         deterministic=not arguments.stochastic,

@@ -86,11 +86,10 @@ def render(argv: list[str]) -> int:
     from trpo_jax.experiments import render, states
     from trpo_jax.experiments.evaluation import evaluation_key
 
-    seed = run.spec.seed if arguments.seed is None else arguments.seed
     file = render.render(
         agent.parts.env,
         agent,
-        states.lane(run.spec, state, seed),
+        states.lane(run.spec, state, arguments.seed),
         arguments.out or run.path / "episode",
         key=jax.random.fold_in(evaluation_key(), arguments.episode),
         deterministic=not arguments.stochastic,

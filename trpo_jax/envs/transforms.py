@@ -8,7 +8,6 @@ import abc
 import copy
 import dataclasses
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_jax.common.checks import is_whole_number, require_whole_number
+from trpo_jax.common.checks import is_number, is_whole_number, require_whole_number
 from trpo_jax.envs.base import (
     Environment,
     EnvState,
@@ -393,8 +392,7 @@ def transforms_for(
 
     Raises `ValueError` for values that cannot work with observations of `obs_shape`.
     """
-    is_number = isinstance(reward_scale, numbers.Real) and not isinstance(reward_scale, bool)
-    if not is_number or not math.isfinite(reward_scale) or reward_scale == 0:
+    if not is_number(reward_scale) or not math.isfinite(reward_scale) or reward_scale == 0:
         raise ValueError(f"reward_scale={reward_scale!r} must be a finite number other than 0")
     require_whole_number("frame_stack", frame_stack)
     transforms: list[Transform] = []

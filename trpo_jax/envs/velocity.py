@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-import numbers
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from trpo_jax.common.checks import is_number
 from trpo_jax.envs.base import Environment, EnvStep, metric_names, named_costs
 from trpo_jax.envs.host import HostEnvironment
 from trpo_jax.envs.transforms import Memory, Transform, Transformed
@@ -67,7 +67,6 @@ def with_velocity_costs(env: Environment, limits: dict[str, float]) -> Environme
 
 
 def _finite(name: str, limit: Any) -> float:
-    is_number = isinstance(limit, numbers.Real) and not isinstance(limit, bool)
-    if not is_number or not math.isfinite(limit):
+    if not is_number(limit) or not math.isfinite(limit):
         raise ValueError(f"{name}={limit!r} must be a finite number, a velocity")
     return float(limit)

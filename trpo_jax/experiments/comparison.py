@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from trpo_jax.common.checks import require_whole_number
+from trpo_jax.common.checks import is_number, require_whole_number
 from trpo_jax.experiments.statistics import bootstrap_interval
 from trpo_jax.learner.agent import require_own_state
 from trpo_jax.learner.trpo import Agent
@@ -135,7 +135,7 @@ def compare_returns(returns_a: Any, returns_b: Any, *, confidence: float = 0.95)
 
 def require_confidence(confidence: Any) -> None:
     """Raise `ValueError` unless it is a number in [0.5, 1)."""
-    if isinstance(confidence, bool) or not isinstance(confidence, int | float | np.floating):
+    if not is_number(confidence):
         raise ValueError(f"confidence={confidence!r} must be a number, such as 0.95")
     if not 0.5 <= confidence < 1:
         raise ValueError(f"confidence={confidence} must be in [0.5, 1), such as 0.95")

@@ -121,8 +121,9 @@ def _shapes_of_state(agent: Agent, spec: RunSpec, state: TrainState) -> Any:
     return jax.eval_shape(shapes, state.key).replace(actor=state.actor)
 
 
-def lane(spec: RunSpec, state: Any, seed: int) -> Any:
-    """The state of one seed of a run."""
+def lane(spec: RunSpec, state: Any, seed: int | None) -> Any:
+    """The state of one seed of a run; None: the first."""
+    seed = spec.seed if seed is None else seed
     if seed not in spec.seeds:
         raise ValueError(
             f"seed={seed} is not one of this run; it has {', '.join(map(str, spec.seeds))}"

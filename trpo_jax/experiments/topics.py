@@ -130,9 +130,9 @@ def _entropy(ax: Any, curves: list[Curves]) -> None:
     ax.set_ylabel("entropy, nats")
 
 
-def _explained_variance(ax: Any, curves: list[Curves]) -> None:
+def _explained_variance(ax: Any, curves: list[Curves], name: str = "explained_variance") -> None:
     for each in curves:
-        _line(ax, each, np.maximum(each.stack("explained_variance"), -1))
+        _line(ax, each, np.maximum(each.stack(name), -1))
     ax.axhline(0, color="black", linewidth=0.6)
     ax.set_ylim(-1.05, 1.05)
     ax.set_ylabel("explained variance (cut at −1)")
@@ -221,11 +221,7 @@ def _multiplier(ax: Any, curves: list[Curves]) -> None:
 
 
 def _cost_critic(ax: Any, curves: list[Curves]) -> None:
-    for each in curves:
-        _line(ax, each, np.maximum(each.stack("cost_explained_variance"), -1))
-    ax.axhline(0, color="black", linewidth=0.6)
-    ax.set_ylim(-1.05, 1.05)
-    ax.set_ylabel("explained variance (cut at −1)")
+    _explained_variance(ax, curves, "cost_explained_variance")
 
 
 def topics_of(curves: list[Curves]) -> tuple[Topic, ...]:

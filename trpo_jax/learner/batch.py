@@ -54,15 +54,7 @@ def prepare_batch(
         for seen in (trajectory.obs, trajectory.next_obs)
     )
     value, next_value = _values(parts, state.value_params, obs, next_obs)
-    advantage, value_target = _advantages(
-        jnp.where(valid, reward, 0),
-        jnp.where(valid, value, 0),
-        jnp.where(valid, next_value, 0),
-        trajectory.terminated,
-        trajectory.truncated | ~valid,
-        hparams,
-        config,
-    )
+    advantage, value_target = _advantages(trajectory, reward, value, next_value, hparams, config)
 
     advantage, action = _flatten(advantage), _flatten(trajectory.action)
     weight = _flatten(valid).astype(jnp.float32)
@@ -105,22 +97,14 @@ def _batch_costs(
     """Advantages of the costs and the excess over the limit; None if no policy step uses them."""
     if not parts.policy_step.uses_costs:
         return None
-    critic, valid = state.cost_critic, trajectory.valid
+    critic = state.cost_critic
     cost, length = total_cost(trajectory.costs), mean_length(state, trajectory)
     if critic is None:
         raise ValueError("state.cost_critic=None; take a state of this agent's own `init`")
     value, next_value = _values(parts, critic.params, obs, next_obs)
     discounts = hparams.replace(gamma=hparams.cost_gamma, gae_lambda=hparams.cost_gae_lambda)
-    advantage, target = _advantages(
-        jnp.where(valid, cost, 0),
-        jnp.where(valid, value, 0),
-        jnp.where(valid, next_value, 0),
-        trajectory.terminated,
-        trajectory.truncated | ~valid,
-        discounts,
-        parts.config,
-    )
-    advantage, weight = _flatten(advantage), _flatten(valid).astype(jnp.float32)
+    advantage, target = _advantages(trajectory, cost, value, next_value, discounts, parts.config)
+    advantage, weight = _flatten(advantage), _flatten(trajectory.valid).astype(jnp.float32)
     mean, _ = weighted_mean_and_deviation(advantage, weight)
     excess = _flatten(cost) - hparams.cost_limit / length
     return BatchCosts(
@@ -159,9 +143,17 @@ def _old_policy(parts: Parts, state: TrainState, obs: Obs, weight: jax.Array):
     return distribution, share_of_idle([jnp.all(sides, axis=0) for sides in idle])
 
 
-def _advantages(reward, value, next_value, terminated, truncated, hparams, config):
-    """GAE; the target is its λ-return, or with λ = 1 the Monte-Carlo return with bootstrap."""
-    steps = (reward, value, next_value, terminated, truncated)
+def _advantages(trajectory: Trajectory, reward, value, next_value, hparams, config):
+    """GAE; the target is its λ-return, or with λ = 1 the Monte-Carlo return with bootstrap.
+
+    `reward` [T, N] is what is added up: rewards or costs.
+    """
+    valid = trajectory.valid
+    steps = (
+        *(jnp.where(valid, each, 0) for each in (reward, value, next_value)),
+        trajectory.terminated,
+        trajectory.truncated | ~valid,
+    )
     advantage, target = gae(*steps, gamma=hparams.gamma, gae_lambda=hparams.gae_lambda)
     if config.value_target == "monte_carlo":
         _, target = gae(*steps, gamma=hparams.gamma, gae_lambda=1.0)
