@@ -182,6 +182,7 @@ def told(params, new_params, objective, batch, config):
         cg_iterations=jnp.int32(0),
         cg_residual_norms=jnp.zeros(config.cg_iterations + 1),
         cg_breakdown=jnp.bool_(False),
+        cg_converged=jnp.bool_(True),
     )
 
 

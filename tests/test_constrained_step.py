@@ -53,7 +53,9 @@ def draw(seed, kind, dim=None, dtype=np.float64):
 def result(matrix, x, right_side):
     """A solution of M x = right side, as conjugate gradients would report it."""
     norms = jnp.zeros(1)
-    return CGResult(x, right_side - matrix @ x, norms, jnp.int32(0), jnp.bool_(False))
+    return CGResult(
+        x, right_side - matrix @ x, norms, jnp.int32(0), jnp.bool_(False), jnp.bool_(True)
+    )
 
 
 @jax.jit

@@ -17,4 +17,6 @@ def test_preset_constructs_an_agent(name):
 def test_preset_is_found_with_and_without_suite():
     assert get_preset("gymnax/CartPole-v1") is get_preset("CartPole-v1")
     assert get_preset("brax/hopper") is get_preset("hopper")
+    assert get_preset("envpool/Hopper-v4") is get_preset("gymnasium/Hopper-v5")
+    assert get_preset("gymnasium/Hopper-v5") is not DEFAULT
     assert get_preset("no-such-environment") is DEFAULT

@@ -50,7 +50,8 @@ class TRPOConfig:
     """Static settings: all that fixes a shape, a loop bound or a branch. Frozen and hashable.
 
     The defaults follow the TRPO and GAE papers and careful reimplementations of them: 64 × 64 tanh
-    networks, 10 conjugate gradient iterations, 10 epochs of value regression.
+    networks, at most 10 conjugate gradient iterations. Conjugate gradients stop early, and the
+    value fit takes fewer and longer steps, where that learns as much for less (docs/algorithm.md).
     Raises `ValueError` on construction if a value cannot work.
     """
 
@@ -122,7 +123,7 @@ class TRPOConfig:
     value_optimizer: Literal["adam", "lbfgs"] = _setting(
         "adam", "optimiser of the value fit: Adam on minibatches, or L-BFGS on the whole batch"
     )
-    value_epochs: int = _setting(10, "passes over the batch per value fit with Adam", *_at_least(0))
+    value_epochs: int = _setting(5, "passes over the batch per value fit with Adam", *_at_least(0))
     value_iterations: int = _setting(10, "iterations per value fit with L-BFGS", *_at_least(0))
     value_minibatch_size: int | None = _setting(
         None,
@@ -204,7 +205,7 @@ class HParams:
     gamma: float = _setting(0.99, "discount factor γ", *_UNIT)
     gae_lambda: float = _setting(0.95, "λ of generalised advantage estimation", *_UNIT)
     cg_damping: float = _setting(0.1, "damping λ: H + λI is solved instead of H", *_NON_NEGATIVE)
-    cg_tol: float = _setting(1e-8, "conjugate gradients stop at ‖r‖ ≤ tol · ‖g‖", *_BELOW_ONE)
+    cg_tol: float = _setting(0.03, "conjugate gradients stop at ‖r‖ ≤ tol · ‖g‖", *_BELOW_ONE)
     backtrack_factor: float = _setting(
         0.8, "factor β by which the line search shrinks the step", *_OPEN_UNIT
     )
@@ -214,7 +215,7 @@ class HParams:
     entropy_coef: float = _setting(
         0.0, "weight of the entropy bonus in the surrogate", *_NON_NEGATIVE
     )
-    value_learning_rate: float = _setting(1e-3, "Adam's step size in the value fit", *_POSITIVE)
+    value_learning_rate: float = _setting(3e-3, "Adam's step size in the value fit", *_POSITIVE)
 
     cost_limit: float = _setting(
         25.0,

@@ -1,5 +1,6 @@
 """Tuned settings per environment: the defaults of the command line."""
 
+import re
 from typing import NamedTuple
 
 from trpo_jax.config import HParams, TRPOConfig
@@ -24,12 +25,8 @@ _IMAGES = TRPOConfig(
     num_envs=64, num_steps=64, hidden_sizes=(64,), activation="relu", value_epochs=4
 )
 
-# Half the value-fit epochs with three times the step size explain as much of the next batch
-# (benchmarks/results/value_fit.md); presets with neither were tuned before that was known.
 _PRESETS: dict[str, Preset] = {
-    "CartPole-v1": Preset(
-        TRPOConfig(value_epochs=5), HParams(value_learning_rate=3e-3), total_steps=100_000
-    ),
+    "CartPole-v1": Preset(TRPOConfig(), HParams(), total_steps=100_000),
     # Far from the goal all returns are nearly equal: Adam fits their common offset slowly.
     "Acrobot-v1": Preset(
         TRPOConfig(num_envs=16, num_steps=128, value_optimizer="lbfgs"),
@@ -39,8 +36,8 @@ _PRESETS: dict[str, Preset] = {
     # Pendulum's rewards are dense and its episodes long, so a short horizon learns fastest. Half
     # the batch learns faster still, but not with every seed.
     "Pendulum-v1": Preset(
-        TRPOConfig(value_epochs=5),
-        HParams(gamma=0.9, gae_lambda=0.9, value_learning_rate=3e-3),
+        TRPOConfig(),
+        HParams(gamma=0.9, gae_lambda=0.9),
         total_steps=200_000,
     ),
     "MountainCar-v0": Preset(
@@ -59,8 +56,8 @@ _PRESETS: dict[str, Preset] = {
     "Asterix-MinAtar": Preset(_IMAGES, HParams(max_kl=0.03), total_steps=500_000),
     # brax: settings found on the spring backend; δ is that of the joint KL over all dimensions.
     "inverted_pendulum": Preset(
-        TRPOConfig(num_envs=32, num_steps=128, value_epochs=5),
-        HParams(max_kl=0.02, gamma=0.995, gae_lambda=0.97, value_learning_rate=3e-3),
+        TRPOConfig(num_envs=32, num_steps=128),
+        HParams(max_kl=0.02, gamma=0.995, gae_lambda=0.97),
         total_steps=1_500_000,
     ),
     "reacher": Preset(
@@ -73,18 +70,44 @@ _PRESETS: dict[str, Preset] = {
         HParams(max_kl=0.03),
         total_steps=2_000_000,
     ),
+    # MuJoCo: δ grows with the number of actions.
+    "gymnasium/HalfCheetah-v5": Preset(_STANDARDIZED, HParams(max_kl=0.1), total_steps=1_000_000),
+    "gymnasium/Hopper-v5": Preset(_STANDARDIZED, HParams(max_kl=0.03), total_steps=1_000_000),
+    "gymnasium/Walker2d-v5": Preset(_STANDARDIZED, HParams(max_kl=0.06), total_steps=1_000_000),
+    "gymnasium/Ant-v5": Preset(
+        _STANDARDIZED.replace(initial_log_std=-1.0), HParams(max_kl=0.08), total_steps=1_000_000
+    ),
+    "gymnasium/Humanoid-v5": Preset(
+        _STANDARDIZED.replace(initial_log_std=-1.0), HParams(max_kl=0.1), total_steps=1_000_000
+    ),
+    "gymnasium/Swimmer-v5": Preset(
+        _STANDARDIZED, HParams(max_kl=0.02, gamma=0.9999, gae_lambda=0.98), total_steps=1_000_000
+    ),
+    "gymnasium/Reacher-v5": Preset(_STANDARDIZED, HParams(max_kl=0.02), total_steps=1_000_000),
+    "gymnasium/InvertedPendulum-v5": Preset(
+        _STANDARDIZED, HParams(max_kl=0.02), total_steps=1_000_000
+    ),
+    "gymnasium/InvertedDoublePendulum-v5": Preset(
+        _STANDARDIZED, HParams(max_kl=0.03, gae_lambda=0.9), total_steps=1_000_000
+    ),
     # With δ = 0.01 it learns no faster, and two of three seeds fall from 1000 to below 400.
     "playground/CartpoleBalance": Preset(
-        TRPOConfig(num_envs=32, num_steps=128, value_epochs=5, normalize_observations=True),
-        HParams(max_kl=0.003, value_learning_rate=3e-3),
+        TRPOConfig(num_envs=32, num_steps=128, normalize_observations=True),
+        HParams(max_kl=0.003),
         total_steps=1_000_000,
     ),
 }
 
 
 def get_preset(env_id: str) -> Preset:
-    """The preset for an environment id, of gymnax and brax also without the suite, or `DEFAULT`."""
-    return _PRESETS.get(env_id) or _PRESETS.get(env_id.rpartition("/")[2], DEFAULT)
+    """The preset for an environment id, or `DEFAULT`.
+
+    Ids of gymnax and brax are also known without their suite. Tasks of MuJoCo have one preset for
+    Gymnasium and EnvPool, and for versions 4 and 5.
+    """
+    name = env_id.rpartition("/")[2]
+    known = (env_id, name, "gymnasium/" + re.sub("-v4$", "-v5", name))
+    return next((_PRESETS[each] for each in known if each in _PRESETS), DEFAULT)
 
 
 def list_presets() -> list[str]:

@@ -18,7 +18,7 @@ from trpo_jax.cli.arguments import (
     RunsArguments,
 )
 from trpo_jax.cli.parsing import parse, require_at_least
-from trpo_jax.presets import list_presets
+from trpo_jax.presets import DEFAULT, get_preset
 
 if TYPE_CHECKING:
     from trpo_jax.experiments.run_directory import Run
@@ -149,12 +149,11 @@ def envs(argv: list[str]) -> int:
     from trpo_jax.envs.ids import names_of
     from trpo_jax.envs.suites import SUITES, lacks
 
-    tuned = set(list_presets())
     for suite in SUITES:
         commands = lacks(suite)
         for name in names_of(suite):
             if word in f"{suite}/{name}".lower():
-                mark = "  tuned" if name in tuned and suite in ("gymnax", "brax") else ""
+                mark = "" if get_preset(f"{suite}/{name}") is DEFAULT else "  tuned"
                 command = f"  needs: {commands[name]}" if name in commands else ""
                 print(f"{suite}/{name}{mark}{command}")
     return 0

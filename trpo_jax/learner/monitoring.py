@@ -144,6 +144,9 @@ class UpdateMetrics(struct.PyTreeNode):
     """[cg_iterations + 1]: residual norms of the solve."""
     cg_breakdown: jax.Array | None = None
     """bool: the solve met non-positive curvature, or a NaN or infinite value."""
+    cg_converged: jax.Array | None = None
+    """bool: the solve reached its tolerance; otherwise a breakdown or the number of iterations
+    ended it."""
 
 
 def update_metrics(

@@ -29,6 +29,8 @@ class CGResult(NamedTuple):
     """int32: number of iterations that changed x."""
     breakdown: jax.Array
     """bool: a direction had vᵀA v ≤ 0, or a value was NaN or infinite."""
+    converged: jax.Array
+    """bool: ‖r‖ ≤ tol · ‖b‖ at the end. If neither this nor `breakdown`, `max_iters` ended it."""
 
 
 class _Loop(NamedTuple):
@@ -110,6 +112,7 @@ def cg_solve(
         residual_norms=jnp.sqrt(end.squared_norms),
         num_iters=end.iteration,
         breakdown=end.breakdown,
+        converged=end.squared_norm <= threshold,
     )
 
 

@@ -92,5 +92,8 @@ class TrustRegionInfo(NamedTuple):
     """[cg_iterations + 1]: residual norm before the first and after each iteration."""
     cg_breakdown: jax.Array
     """bool: the solve met non-positive curvature, or a NaN or infinite value."""
+    cg_converged: jax.Array
+    """bool: the solve reached its tolerance; otherwise a breakdown or the number of iterations
+    ended it."""
     constraint: ConstraintInfo | None = None
     """What a method with a constraint did about it; None without one."""

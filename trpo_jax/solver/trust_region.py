@@ -131,4 +131,5 @@ def step_info(
         cg_iterations=proposal.solution.num_iters,
         cg_residual_norms=proposal.solution.residual_norms,
         cg_breakdown=proposal.solution.breakdown,
+        cg_converged=proposal.solution.converged,
     )

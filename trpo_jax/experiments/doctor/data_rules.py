@@ -98,7 +98,7 @@ def settings(case: Case) -> Finding | None:
         (config.cg_iterations < USUAL_ITERATIONS,
          f"{config.cg_iterations} iterations of conjugate gradients", "--cg-iterations 10"),
         (config.value_epochs < 4,
-         f"{config.value_epochs} epochs of the value fit", "--value-epochs 10"),
+         f"{config.value_epochs} epochs of the value fit", "--value-epochs 5"),
         (not config.line_search, "no line search: nothing bounds the KL", "--line-search"),
     ]  # fmt: skip
     found = [(what, option) for doubtful, what, option in doubts if doubtful]

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from trpo_jax.config import TRPOConfig
 from trpo_jax.experiments.doctor.case import (
     MOSTLY,
     OFTEN,
@@ -69,8 +70,9 @@ def untrained_critic(case: Case) -> Finding | None:
         (),
         ("the learning rate is too small, or so large that the fit goes nowhere",
          "too few epochs", "returns on a scale that the network does not reach"),
-        (*_other_fits(case, "--value-learning-rate (now {:g}, default 0.001)", 1),
-         f"--value-epochs (now {case.config.value_epochs}, default 10)", "--normalize-rewards"),
+        (*_other_fits(case, "--value-learning-rate (now {:g}, default 0.003)", 1),
+         f"--value-epochs (now {case.config.value_epochs}, default {TRPOConfig().value_epochs})",
+         "--normalize-rewards"),
     )  # fmt: skip
 
 
