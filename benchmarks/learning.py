@@ -27,6 +27,8 @@ TARGETS = {
     "reacher": ({"backend": "spring"}, None, ""),
     "hopper": ({"backend": "spring"}, None, ""),
     "playground/CartpoleBalance": ({}, 900.0, ""),
+    "jumanji/Snake-v1": ({}, None, ""),
+    "craftax/Craftax-Symbolic-v1": ({}, None, ""),
 }
 HEADER = (
     "environment", "seeds", "episodes", "steps", "first return", "mean", "worst seed", "all seeds",

@@ -90,6 +90,9 @@ _PRESETS: dict[str, Preset] = {
     "gymnasium/InvertedDoublePendulum-v5": Preset(
         _STANDARDIZED, HParams(max_kl=0.03, gae_lambda=0.9), total_steps=1_000_000
     ),
+    "jumanji/Snake-v1": Preset(
+        TRPOConfig(num_envs=16, num_steps=64), HParams(max_kl=0.02), total_steps=300_000
+    ),
     # With δ = 0.01 it learns no faster, and two of three seeds fall from 1000 to below 400.
     "playground/CartpoleBalance": Preset(
         TRPOConfig(num_envs=32, num_steps=128, normalize_observations=True),
