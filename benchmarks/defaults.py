@@ -17,6 +17,7 @@ import report
 
 import trpo_jax
 from trpo_jax.common import trees
+from trpo_jax.experiments.loggers import to_columns
 from trpo_jax.learner.algorithms import trust_region_settings
 from trpo_jax.learner.parts import PolicyStep
 from trpo_jax.presets import get_preset
@@ -103,7 +104,7 @@ def curves(name: str, label: str, seeds: int, steps: int) -> dict[str, Any]:
     start = time.perf_counter()
     _, history = jax.block_until_ready(compiled(states, hparams))
     seconds = time.perf_counter() - start
-    returns = np.asarray(history.episode_return, np.float64)
+    returns = to_columns(history)["episode_return"].astype(np.float64)
     return {
         "returns": returns,
         "steps": number * config.batch_size,

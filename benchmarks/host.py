@@ -22,6 +22,7 @@ import report
 from timing import interleaved
 
 import trpo_jax
+from trpo_jax.experiments.loggers import to_columns
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
@@ -207,7 +208,7 @@ def curves(total_steps: int, picture: Path) -> str:
         state, history = agent.train(state, trpo_jax.HParams(), num_updates=number)
         returns = np.asarray(agent.evaluate(state, jax.random.key(1), num_episodes=20).returns)
         steps = np.arange(1, number + 1) * CONFIG.batch_size
-        axis.plot(steps / 1000, np.asarray(history.episode_return).T)
+        axis.plot(steps / 1000, to_columns(history)["episode_return"].T)
         axis.set(title=f"{task}-v4", xlabel="thousand steps", ylabel="mean episode return")
         means = returns.mean(axis=1)
         rows.append([

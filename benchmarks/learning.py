@@ -53,13 +53,14 @@ def study(name: str, num_seeds: int, num_episodes: int, total_steps: int | None)
     state, history = train(state)
     returns = np.asarray(jax.jit(jax.vmap(lambda s, k: play(s, k, True)))(state, keys)).mean(axis=1)
 
+    first = np.asarray(history.episode_return[:, 0])
     reached = "" if threshold is None else f"{threshold:g}: {np.sum(returns >= threshold)} of"
     return [
         name + "".join(f", {key} {value}" for key, value in keywords.items()),
         str(num_seeds),
         str(num_episodes),
         f"{num_updates * preset.config.batch_size:,}",
-        f"{np.nanmean(history.episode_return[:, 0]):.2f}",
+        f"{first[np.isfinite(first)].mean() if np.isfinite(first).any() else np.nan:.2f}",
         f"{returns.mean():.2f}",
         f"{returns.min():.2f}",
         " ".join(f"{value:.4g}" for value in np.sort(returns)),

@@ -29,6 +29,7 @@ import report
 import trpo_jax
 from trpo_jax.experiments.checkpoints import Checkpoints
 from trpo_jax.experiments.chunks import init_lanes, is_on_host
+from trpo_jax.experiments.loggers import to_columns
 
 TESTS = 20
 """Tests during training, at equal distances; the last is at the end."""
@@ -79,7 +80,7 @@ class Study:
             start = time.perf_counter()
             state, history = jax.block_until_ready(train(state, hparams, self.chunk))
             found["seconds"].append(time.perf_counter() - start)
-            found["returns"].append(np.asarray(history.episode_return, float).tolist())
+            found["returns"].append(to_columns(history)["episode_return"].tolist())
             found["episodes"].append(np.asarray(history.num_episodes).tolist())
             key = jax.random.fold_in(jax.random.key(1), chunk)
             test = np.asarray(evaluate(state, key, num_episodes=TEST_EPISODES).returns, float)

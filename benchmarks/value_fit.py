@@ -182,6 +182,7 @@ def quality(name: str, num_seeds: int, wanted: slice, quick: bool) -> dict[str, 
     for label, fit in list(candidates(start.epochs, start.rate).items())[wanted]:
         train = jax.jit(jax.vmap(make_training(env, preset, fit, num_updates)))
         returns, ahead, own = (np.asarray(values) for values in train(keys))
+        returns = np.where(np.isfinite(returns), returns, np.nan)  # none before the first episode
         # The first tenth is the same noise for all; late in a training there is less to explain.
         later = slice(num_updates // 10, max(2, num_updates // 2))
         end = np.nanmean(returns[:, -max(1, num_updates // 10) :], axis=1)

@@ -48,8 +48,10 @@ class Box:
         Where both bounds are finite, the action is clipped (`bounds="clip"`) or squashed
         (`bounds="tanh"`) to [−1, 1] and scaled to the bounds. Otherwise it is only clipped.
         """
-        low, high = self.bounds()
-        bounded = jnp.asarray(self.is_bounded())
+        lead = range(action.ndim - 1)
+        low, high, bounded = (
+            jnp.expand_dims(each, lead) for each in (*self.bounds(), self.is_bounded())
+        )
         unit = jnp.tanh(action) if bounds == "tanh" else jnp.clip(action, -1, 1)
         span = jnp.where(bounded, high - low, 0)
         inside = jnp.where(bounded, low, 0) + span * (unit + 1) / 2
@@ -64,7 +66,7 @@ class Box:
         """
         if not self.is_bounded().all():
             raise ValueError(f"low={self.low}, high={self.high}: bounds must be finite for (0, 1)")
-        low, high = self.bounds()
+        low, high = (jnp.expand_dims(each, range(action.ndim - 1)) for each in self.bounds())
         inside = low + (high - low) * action
         return jnp.clip(inside, low, high).reshape(*action.shape[:-1], *self.shape)
 

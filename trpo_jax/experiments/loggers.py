@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from trpo_jax.experiments.files import read_line, to_json
-from trpo_jax.learner.monitoring import UpdateMetrics
+from trpo_jax.learner.monitoring import NO_EPISODE, UpdateMetrics
+from trpo_jax.solver.line_search import UNTRIED
 
 MEANS, LAST = "env_metrics/", "env_metrics_last/"
 """Prefixes of what the environment measured."""
@@ -36,8 +37,10 @@ class Logger(Protocol):
 
 
 def to_columns(history: UpdateMetrics) -> dict[str, np.ndarray]:
-    """A history as one flat mapping; fields that are None are left out.
+    """A history as one flat mapping in NumPy; fields that are None are left out.
 
+    Values that there are not, of candidates that were not tried and of means over no episode, are
+    NaN here.
     Alarms become `alarm_…`; what the environment measured, `env_metrics/…` and
     `env_metrics_last/…`; costs by name, `episode_costs/…`; the constraint, `constraint_…`.
     """
@@ -53,7 +56,13 @@ def to_columns(history: UpdateMetrics) -> dict[str, np.ndarray]:
     fields = {name: value for name, value in vars(history).items() if name not in grouped}
     for prefix, group in groups.items():
         fields |= {f"{prefix}{name}": value for name, value in group.items()}
-    return {name: np.asarray(value) for name, value in fields.items() if value is not None}
+    arrays = {name: np.asarray(value) for name, value in fields.items() if value is not None}
+    return {name: _with_nan(name, values) for name, values in arrays.items()}
+
+
+def _with_nan(name: str, values: np.ndarray) -> np.ndarray:
+    missing = values == (UNTRIED if name == "candidate_kls" else NO_EPISODE)
+    return np.where(missing, np.nan, values).astype(values.dtype) if missing.any() else values
 
 
 def to_records(

@@ -28,6 +28,8 @@ RETURN_DROP = 0.5
 """Fraction of |return| lost from one update to the next that raises the alarm."""
 VALUE_LOSS = 0.01
 """Fraction of the mean squared value target below which a rising value loss is noise."""
+NO_EPISODE = -jnp.inf
+"""The mean over episodes where none has ended. Not NaN, which `jax_debug_nans` stops at."""
 
 
 class Alarms(struct.PyTreeNode):
@@ -86,9 +88,9 @@ class UpdateMetrics(struct.PyTreeNode):
     """1 − Var(target − V) / Var(target), before the fit; 0 if the target is constant."""
     episode_return: jax.Array
     """Mean undiscounted return of the episodes that ended in this update; if none did, that of the
-    last update in which some did; NaN before the first."""
+    last update in which some did; −∞ before the first."""
     episode_length: jax.Array
-    """Mean length of the episodes that ended in this update; NaN if none did."""
+    """Mean length of the episodes that ended in this update; −∞ if none did."""
     num_episodes: jax.Array
     """int32: number of episodes that ended in this update."""
     on_policy_gap: jax.Array
@@ -99,14 +101,14 @@ class UpdateMetrics(struct.PyTreeNode):
     """What deserves attention."""
     env_metrics: dict[str, jax.Array] = struct.field(default_factory=dict)
     """What the environment measured, by name: the mean over the steps of an episode, and of this
-    the mean over the episodes that ended in this update; NaN if none did."""
+    the mean over the episodes that ended in this update; −∞ if none did."""
     env_metrics_last: dict[str, jax.Array] = struct.field(default_factory=dict)
     """The same metrics at the last step of an episode, averaged over the same episodes."""
     episode_cost: jax.Array | None = None
     """Mean undiscounted cost of the episodes that ended in this update; if none did, that of the
-    last update in which some did; NaN before the first. None if the environment has no costs."""
+    last update in which some did; −∞ before the first. None if the environment has no costs."""
     episode_costs: dict[str, jax.Array] = struct.field(default_factory=dict)
-    """Its parts by name, if there are several costs; NaN if no episode ended in this update."""
+    """Its parts by name, if there are several costs; −∞ if no episode ended in this update."""
     cost_estimate: jax.Array | None = None
     """Ĵ_C: mean cost of a valid step of the batch · L̄. None if the environment has no costs."""
     mean_length: jax.Array | None = None
@@ -127,7 +129,7 @@ class UpdateMetrics(struct.PyTreeNode):
     num_backtracks: jax.Array | None = None
     """int32: how many times the line search shrank the step."""
     candidate_kls: jax.Array | None = None
-    """[max_backtracks + 1]: KL at each candidate of the line search; NaN for those not tried."""
+    """[max_backtracks + 1]: KL at each candidate of the line search; −1 for those not tried."""
     predicted_improvement: jax.Array | None = None
     """gᵀΔθ: the linear model's prediction for the step taken (the full step if rejected)."""
     gradient_norm: jax.Array | None = None
@@ -196,8 +198,8 @@ def update_metrics(
         value_loss_before=fit.loss_before,
         value_loss=fit.loss_after,
         explained_variance=_explained_variance(batch.value, batch.value_target, weight),
-        episode_return=jnp.where(after.any_ended, after.last_mean_return, jnp.nan),
-        episode_length=jnp.where(num_episodes > 0, mean_length, jnp.nan).astype(jnp.float32),
+        episode_return=jnp.where(after.any_ended, after.last_mean_return, NO_EPISODE),
+        episode_length=jnp.where(num_episodes > 0, mean_length, NO_EPISODE).astype(jnp.float32),
         num_episodes=num_episodes,
         on_policy_gap=prepared.on_policy_gap,
         valid_fraction=jnp.mean(trajectory.valid, dtype=jnp.float32),
@@ -218,7 +220,7 @@ def _costs(trajectory: Trajectory, after: EpisodeProgress) -> dict[str, Any]:
     done = trajectory.terminated | trajectory.truncated
     several = len(trajectory.costs) > 1
     return {
-        "episode_cost": jnp.where(after.any_ended, after.costs.last_mean, jnp.nan),
+        "episode_cost": jnp.where(after.any_ended, after.costs.last_mean, NO_EPISODE),
         "episode_costs": _means_at_ends(trajectory.episode_costs, done) if several else {},
         "cost_estimate": mean * after.costs.mean_length,
         "mean_length": after.costs.mean_length,
@@ -245,10 +247,10 @@ def _flat(values: jax.Array) -> jax.Array:
 
 
 def _means_at_ends(metrics: dict[str, jax.Array], done: jax.Array) -> dict[str, jax.Array]:
-    """For each name, the mean of values [T, N] over the ends of episodes; NaN without any."""
+    """For each name, the mean of values [T, N] over the ends of episodes; −∞ without any."""
     number = jnp.sum(done)
     return {
-        name: jnp.where(number > 0, jnp.sum(jnp.where(done, values, 0)) / number, jnp.nan)
+        name: jnp.where(number > 0, jnp.sum(jnp.where(done, values, 0)) / number, NO_EPISODE)
         for name, values in metrics.items()
     }
 

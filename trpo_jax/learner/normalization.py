@@ -64,7 +64,8 @@ def update_statistics(
         axes = tuple(range(weight.ndim))
         along = weight.reshape(weight.shape + (1,) * mean.ndim)
         batch_mean = jnp.sum(along * value, axis=axes) / jnp.maximum(added, 1)
-        batch_squares = jnp.sum(along * (value - batch_mean) ** 2, axis=axes)
+        centred = value - jnp.expand_dims(batch_mean, axes)
+        batch_squares = jnp.sum(along * centred**2, axis=axes)
         shift = batch_mean - mean
         squares = variance * statistics.count + batch_squares + shift**2 * statistics.count * share
         return mean + shift * share, squares / jnp.maximum(count, 1)
@@ -91,8 +92,9 @@ def normalize(statistics: RunningStatistics, values: Any) -> Any:
     def standardize(value: jax.Array, mean: Any, variance: Any) -> jax.Array:
         if mean is None:
             return value
-        scale = jax.lax.rsqrt(variance + EPSILON)
-        return jnp.clip((value - mean) * scale, -CLIP, CLIP)
+        lead = range(value.ndim - mean.ndim)
+        scale = jnp.expand_dims(jax.lax.rsqrt(variance + EPSILON), lead)
+        return jnp.clip((value - jnp.expand_dims(mean, lead)) * scale, -CLIP, CLIP)
 
     return jax.tree.map(standardize, values, statistics.mean, statistics.variance)
 

@@ -80,7 +80,8 @@ class Categorical(struct.PyTreeNode):
     def log_prob(self, action: jax.Array) -> jax.Array:
         """log p(action); action [...], result [...]."""
         log_p = jax.nn.log_softmax(self.logits)
-        chosen = action[..., None] == jnp.arange(self.logits.shape[-1])
+        categories = jnp.expand_dims(jnp.arange(self.logits.shape[-1]), range(action.ndim))
+        chosen = action[..., None] == categories
         return jnp.sum(jnp.where(chosen, log_p, 0), axis=-1)  # a gather would transpose to scatter
 
     def entropy(self) -> jax.Array:

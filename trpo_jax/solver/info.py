@@ -73,7 +73,7 @@ class TrustRegionInfo(NamedTuple):
     kl: jax.Array
     """D at the new parameters; 0 if rejected."""
     candidate_kls: jax.Array
-    """[max_backtracks + 1]: D at each candidate of the line search; NaN for those not tried."""
+    """[max_backtracks + 1]: D at each candidate of the line search; −1 for those not tried."""
     improvement: jax.Array
     """L at the new parameters; 0 if rejected."""
     predicted_improvement: jax.Array

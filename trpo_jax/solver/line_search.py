@@ -14,6 +14,9 @@ from trpo_jax.common.trees import Tree
 Accept = Callable[..., jax.Array]
 """(improvement, kl, step_fraction, *rest) -> bool; `rest` is the rest of `evaluate`'s results."""
 
+UNTRIED = -1.0
+"""The KL on record of a candidate that was not tried. Not NaN, which `jax_debug_nans` stops at."""
+
 
 class LineSearchResult(NamedTuple):
     """What `line_search` returns."""
@@ -31,7 +34,7 @@ class LineSearchResult(NamedTuple):
     improvement: jax.Array
     """Improvement of the accepted candidate; 0 if none was."""
     candidate_kls: jax.Array
-    """[max_backtracks + 1]: KL of each candidate; NaN for those not tried."""
+    """[max_backtracks + 1]: KL of each candidate; −1 for those not tried."""
     rest: Any = ()
     """A list of what else `evaluate` returned for the accepted candidate; zeros if none was."""
 
@@ -142,7 +145,7 @@ def _one_by_one(
         params=nothing.params,
         kl=nothing.kl,
         improvement=nothing.improvement,
-        candidate_kls=jnp.full((max_backtracks + 1,), jnp.nan, nothing.kl.dtype),
+        candidate_kls=jnp.full((max_backtracks + 1,), UNTRIED, nothing.kl.dtype),
         rest=nothing.rest,
     )
 
@@ -189,7 +192,7 @@ def _all_at_once(
         num_backtracks=number,
         kl=jnp.where(accepted, tried.kl[number], 0),
         improvement=jnp.where(accepted, tried.improvement[number], 0),
-        candidate_kls=jnp.where(untried, jnp.nan, tried.kl),
+        candidate_kls=jnp.where(untried, UNTRIED, tried.kl),
         rest=_where(accepted, jax.tree.map(lambda leaf: leaf[number], tried.rest)),
     )
 
@@ -221,7 +224,7 @@ def untested_step(
         num_backtracks=jnp.int32(0),
         kl=jnp.where(accepted, kl, 0),
         improvement=jnp.where(accepted, improvement, 0),
-        candidate_kls=jnp.full(max_backtracks + 1, jnp.nan, kl.dtype).at[0].set(kl),
+        candidate_kls=jnp.full(max_backtracks + 1, UNTRIED, kl.dtype).at[0].set(kl),
     )
 
 

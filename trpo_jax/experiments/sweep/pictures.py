@@ -12,6 +12,7 @@ from trpo_jax.experiments.figures import (
     save_figure,
     short_number,
 )
+from trpo_jax.experiments.loggers import to_columns
 from trpo_jax.experiments.sweep.result import SweepResult
 from trpo_jax.experiments.sweep.settings import show
 
@@ -45,7 +46,7 @@ def _learning_curves(result: SweepResult, title: str) -> Any:
     ax = figure.add_subplot()
     names = list(result.varied()) or list(result.settings[0])
     for color, row in zip(COLORS, result.table()[:_NUM_CURVES], strict=False):
-        returns = np.asarray(result.history_of(row.number).episode_return, dtype=float)
+        returns = to_columns(result.history_of(row.number))["episode_return"].astype(float)
         steps = row.steps // row.updates * np.arange(1, row.updates + 1)
         label = ", ".join(f"{name} {show(row.setting[name])}" for name in names)
         draw_line(ax, steps, returns, color=color, label=label or None)

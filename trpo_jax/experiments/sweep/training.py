@@ -147,7 +147,8 @@ def _better_half(progress: Progress, done: int, lanes: np.ndarray, num_seeds: in
     late = slice(max(0, done - max(1, round(_LATE * done))), done)
     returns = np.asarray(progress.history.episode_return)[lanes, late]
     returns = returns.reshape(-1, num_seeds * returns.shape[1])
-    known = ~np.isnan(returns).all(axis=1)
+    returns = np.where(np.isfinite(returns), returns, np.nan)
+    known = np.isfinite(returns).any(axis=1)
     by_setting = np.full(len(returns), np.inf)
     by_setting[known] = np.nanmean(returns[known], axis=1)
     number = max(-(-len(returns) // 2), int(np.sum(~known)))
