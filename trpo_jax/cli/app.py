@@ -17,6 +17,7 @@ usage: trpo-jax COMMAND …
   train ENV     train a policy; `trpo-jax train ENV --help` shows all settings, with the defaults
                 tuned for ENV; `trpo-jax train --resume RUN` continues a run
   sweep ENV     train a grid of hyperparameters, or random ones, in parallel
+  merge SHARD … make one sweep of its shards, trained on several machines
   evaluate RUN  play episodes with a trained policy
   compare A B   say whether the policy of run B is better than that of run A
   scores RUN …  aggregate the evaluations of runs, as rliable does
@@ -34,6 +35,7 @@ usage: trpo-jax COMMAND …
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train.train,
     "sweep": sweep.sweep,
+    "merge": sweep.merge,
     "evaluate": inspect.evaluate,
     "compare": compare.compare,
     "scores": scores.scores,

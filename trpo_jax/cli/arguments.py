@@ -117,6 +117,9 @@ class SweepArguments:
     in each program."""
     max_parallel: OptionalNumber = None
     """Most trainings to run in parallel. By default as many as fit in memory, or eight on a CPU."""
+    shard: Annotated[str, tyro.conf.arg(metavar="I/N", help_behavior_hint="")] = ""
+    """Train only every N-th setting from the I-th on, such as 3/16, so that N machines share a
+    sweep; `trpo-jax merge` makes one sweep of them again."""
     devices: int = 1
     """Number of devices to spread the trainings over."""
     total_steps: TotalSteps = DEFAULT.total_steps
@@ -129,6 +132,21 @@ class SweepArguments:
     """Continue the sweep in this directory."""
     env_args: Annotated[tuple[str, ...], _UNSAID] = ()
     """Arguments of the environment as NAME=VALUE."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeArguments:
+    """Make one sweep of its shards, which were trained with --shard 1/N to N/N. Nothing is trained
+    again."""
+
+    shards: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="SHARD", help_behavior_hint=""),
+    ]
+    """Sweep directories of all shards, in any order."""
+    out: OptionalPath = None
+    """Directory of the sweep, new or empty. By default runs/sweep-ENV-DATE-TIME."""
 
 
 RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

@@ -1,11 +1,12 @@
-"""`trpo-jax sweep`: many trainings in parallel."""
+"""`trpo-jax sweep` and `trpo-jax merge`: many trainings in parallel, on one machine or several."""
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from trpo_jax.cli.arguments import SweepArguments
+from trpo_jax.cli.arguments import MergeArguments, SweepArguments
 from trpo_jax.cli.parsing import (
     keywords_of,
     parse,
@@ -19,6 +20,7 @@ from trpo_jax.config import HParams
 if TYPE_CHECKING:
     from trpo_jax.experiments.devices import Devices
     from trpo_jax.experiments.specification import SweepSpec
+    from trpo_jax.experiments.sweep import SweepResult
 
 
 def sweep(argv: list[str]) -> int:
@@ -45,13 +47,36 @@ def sweep(argv: list[str]) -> int:
     else:
         spec = _sweep_spec(arguments, preset.hparams, devices)
         name = f"sweep-{arguments.env}"
+        if spec.shard:
+            name += "-shard-{}-of-{}".format(*spec.shard)
         path = files.create_directory(arguments.out or run_directory.default_directory(name))
         on_disk.store_sweep(path, spec, devices.number)
     result = on_disk.run_sweep(path, spec, console, devices)
+    _show(path, result, console)
+    return 0
+
+
+def merge(argv: list[str]) -> int:
+    """Make one sweep of its shards."""
+    arguments = parse(MergeArguments, argv, "trpo-jax merge")
+    from trpo_jax.experiments import run_directory
+    from trpo_jax.experiments.sweep import merging, on_disk
+
+    if not arguments.shards:
+        raise ValueError("SHARD is missing; name the directories of all shards of a sweep")
+    env_id = on_disk.load_sweep(arguments.shards[0]).spec.env_id
+    path, console = arguments.out or run_directory.default_directory(f"sweep-{env_id}"), Console()
+    _show(path, merging.merge_shards(arguments.shards, path, console), console)
+    return 0
+
+
+def _show(path: Path, result: "SweepResult", console: Console) -> None:
+    from trpo_jax.experiments import run_directory
+    from trpo_jax.experiments.sweep import on_disk
+
     console.print(on_disk.results_table(result))
     console.print(f"sweep directory: {path}", highlight=False, soft_wrap=True)
     console.print(f"best run: {path / run_directory.BEST}", highlight=False, soft_wrap=True)
-    return 0
 
 
 def _require_nothing_else(given: SweepArguments, default: SweepArguments) -> None:
@@ -99,6 +124,7 @@ def _sweep_spec(arguments: SweepArguments, hparams: HParams, devices: "Devices")
         settings = random_settings(axes, arguments.random, arguments.seed)
     for setting in settings:
         hparams.replace(**setting)
+    shard = _shard_of(arguments, len(settings))
     spec = specification.SweepSpec(
         env_id=arguments.env,
         env_kwargs=keywords_of(arguments.env_args),
@@ -112,7 +138,29 @@ def _sweep_spec(arguments: SweepArguments, hparams: HParams, devices: "Devices")
         halving=list(arguments.halving),
         max_parallel=arguments.max_parallel,
         eval_episodes=arguments.eval_episodes,
+        shard=shard,
     )
     for each in fixed:
         states.make_agent(spec._replace(config=arguments.config.replace(**each)))
     return spec
+
+
+def _shard_of(arguments: SweepArguments, num_settings: int) -> tuple[int, int] | None:
+    """--shard 3/16 as (3, 16). Raises `ValueError` if a sweep cannot have it."""
+    if not arguments.shard:
+        return None
+    parts = arguments.shard.split("/")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"shard={arguments.shard} must be I/N, such as 3/16")
+    number, total = map(int, parts)
+    if not 1 <= number <= total <= num_settings:
+        raise ValueError(
+            f"shard={arguments.shard} of {num_settings} settings: I/N needs 1 ≤ I ≤ N ≤ "
+            f"{num_settings}"
+        )
+    if arguments.halving:
+        raise ValueError(
+            f"halving={list(arguments.halving)} compares all settings, and a shard has only some; "
+            "leave --halving or --shard out"
+        )
+    return number, total

@@ -82,6 +82,13 @@ class SweepSpec(NamedTuple):
     halving: list[float]
     max_parallel: int | None
     eval_episodes: int
+    shard: tuple[int, int] | None = None
+    """(i, n): of `settings`, only every n-th from the i-th on is trained here; i counts from 1."""
+
+    def own_settings(self) -> list[dict[str, float]]:
+        """The settings that are trained here: those of the shard, or all."""
+        first, step = self.shard or (1, 1)
+        return self.settings[first - 1 :: step]
 
 
 Spec = TypeVar("Spec", RunSpec, SweepSpec)
@@ -204,6 +211,8 @@ def specification(kind: type[Spec], content: dict[str, Any]) -> tuple[Spec, list
         fields["own"] = tuple(fields["own"])
     if fields.get("guard"):
         fields["guard"] = as_guard(Guard(**fields["guard"]))
+    if fields.get("shard"):
+        fields["shard"] = tuple(fields["shard"])
     if "static" in fields:
         fields["static"] = {_RENAMED.get(k, k): values for k, values in fields["static"].items()}
     return kind(**fields), notes

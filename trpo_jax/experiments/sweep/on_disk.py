@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,9 @@ from trpo_jax.experiments.sweep.training import sweep
 SPEC = layout.SWEEP
 RESULTS = "results.csv"
 
+Load = Callable[[int, Any], tuple[int, Any] | None]
+"""(part, like) -> the number of slices done and the progress of a part, or None."""
+
 
 class StoredSweep(NamedTuple):
     """The specification of a sweep, with the versions and devices it was started on."""
@@ -60,16 +64,20 @@ def load_sweep(path: Path) -> StoredSweep:
 
 
 def run_sweep(
-    path: Path, spec: SweepSpec, console: Console, devices: Devices | None = None
+    path: Path,
+    spec: SweepSpec,
+    console: Console,
+    devices: Devices | None = None,
+    load: Load | None = None,
 ) -> SweepResult:
     """Run or continue a sweep; writes its best lane as a run, plots, and results.csv.
 
     results.csv marks the sweep as complete, so it is written last: after a kill, unfinished work
-    is repeated.
+    is repeated. `load` gives the progress of a part; by default that of the directory.
     """
     with locked(path):
         env = make_env(spec.env_id, **spec.env_kwargs)
-        result = _train_all(path, spec, env, console, devices)
+        result = _train_all(path, spec, env, console, devices, load)
         write_best(path / layout.BEST, spec, result, on_host=isinstance(env, HostEnvironment))
         plot_sweep(result, spec.env_id, path)
         write_results(path / RESULTS, result)
@@ -77,7 +85,12 @@ def run_sweep(
 
 
 def _train_all(
-    path: Path, spec: SweepSpec, env: Environment, console: Console, devices: Devices | None
+    path: Path,
+    spec: SweepSpec,
+    env: Environment,
+    console: Console,
+    devices: Devices | None,
+    load: Load | None,
 ) -> SweepResult:
     """Train and evaluate all lanes, with progress on the terminal and on disk."""
     columns = (
@@ -89,14 +102,16 @@ def _train_all(
         TimeRemainingColumn(),
     )
     with (
-        contextlib.closing(_PartCheckpoints(path / layout.CHECKPOINTS, console)) as checkpoints,
+        contextlib.closing(
+            PartCheckpoints(path / layout.CHECKPOINTS, console.print)
+        ) as checkpoints,
         Progress(*columns, console=console) as progress,
     ):
         task = progress.add_task("", total=None)
         return sweep(
             env,
             spec.config,
-            spec.settings,
+            spec.own_settings(),
             total_steps=spec.total_steps,
             static=spec.static,
             seeds=range(spec.seed, spec.seed + spec.num_seeds),
@@ -106,22 +121,22 @@ def _train_all(
             num_episodes=spec.eval_episodes,
             mesh=devices.mesh if devices else None,
             report=lambda done, total: progress.update(task, completed=done, total=total),
-            load=checkpoints.load,
+            load=load or checkpoints.load,
             save=checkpoints.save,
         )
 
 
-class _PartCheckpoints:
+class PartCheckpoints:
     """Checkpoints of the progress of each part of a sweep, in a directory per part."""
 
-    def __init__(self, directory: Path, console: Console):
-        self._directory, self._console = directory, console
+    def __init__(self, directory: Path, warn: Callable[[str], Any]):
+        self._directory, self._warn = directory, warn
         self._number: int | None = None
         self._checkpoints: Checkpoints | None = None
 
     def load(self, part: int, like: Any) -> tuple[int, Any] | None:
         """The newest readable progress of a part, in writable arrays."""
-        found = self._part(part).restore_newest(like, warn=self._console.print)
+        found = self._part(part).restore_newest(like, warn=self._warn)
         return found and (found[0], jax.tree.map(np.array, found[1]))
 
     def save(self, part: int, number: int, progress: Any) -> None:

@@ -73,7 +73,7 @@ class Slices:
         states = jax.tree.map(lambda leaf: np.zeros((len(seeds), *leaf.shape), leaf.dtype), like)
         for lanes in in_slices(everyone, self.width(everyone)):
             some = init_lanes(self._agent, np.asarray(seeds, np.int32)[lanes])
-            jax.tree.map(_writer(lanes), states, to_host(some))
+            jax.tree.map(writer(lanes), states, to_host(some))
         return Progress(states, history, np.zeros(len(seeds), np.int32))
 
     def width(self, lanes: np.ndarray) -> int:
@@ -90,11 +90,11 @@ class Slices:
             count = min(MAX_CHUNK, until - done)
             states, history = self._advance(states, hparams, jnp.int32(count))
             part = first_updates(jax.device_get(history), count)
-            jax.tree.map(_writer((lanes, slice(done, done + count))), progress.history, part)
+            jax.tree.map(writer((lanes, slice(done, done + count))), progress.history, part)
             done += count
             progress.updates_done[lanes] = done
             self.report(progress)
-        jax.tree.map(_writer(lanes), progress.states, to_host(states))
+        jax.tree.map(writer(lanes), progress.states, to_host(states))
 
     def report(self, progress: Progress) -> None:
         """Report the number of updates done, over all lanes."""
@@ -169,7 +169,9 @@ def in_slices(lanes: np.ndarray, width: int) -> list[np.ndarray]:
     return [_filled(each, width) for each in slices]
 
 
-def _writer(where: Any) -> Callable[[np.ndarray, np.ndarray], None]:
+def writer(where: Any) -> Callable[[np.ndarray, np.ndarray], None]:
+    """A function (whole, part) that writes a part into some rows of the whole."""
+
     def write(whole: np.ndarray, part: np.ndarray) -> None:
         whole[where] = part
 
