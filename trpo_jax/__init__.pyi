@@ -16,6 +16,7 @@ from .experiments.conformance import CheckedPromise, EnvironmentReport, check_en
 from .experiments.doctor import Diagnosis, Finding, diagnose
 from .experiments.export import export_policy
 from .experiments.guard import Guard
+from .experiments.saving import restore, save
 from .experiments.specification import RunOptions
 from .experiments.sweep import SweepResult, sweep
 from .experiments.training import TrainedRun, load_run, train_run
@@ -168,7 +169,9 @@ __all__ = [
     "natural_direction",
     "natural_step",
     "policy_from_flax",
+    "restore",
     "rollout",
+    "save",
     "shard_state",
     "sufficient_improvement",
     "sweep",

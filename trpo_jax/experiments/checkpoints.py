@@ -74,6 +74,13 @@ class Checkpoints:
             return []
         return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
 
+    def note(self, update: int) -> dict[str, Any]:
+        """What was noted beside a state, with its format, update and digest."""
+        import orbax.checkpoint as ocp
+
+        _require_content(self._directory / str(update))
+        return self._read(update, "meta", ocp.args.JsonRestore())
+
     def restore(self, update: int, like: Any) -> Any:
         """Read a state; `like` has its structure, shapes and types.
 
@@ -84,8 +91,7 @@ class Checkpoints:
 
         path = self._directory / str(update)
         template = jax.eval_shape(lambda state: jax.tree.map(_without_key, state), like)
-        _require_content(path)
-        meta = self._read(update, "meta", ocp.args.JsonRestore())
+        meta = self.note(update)
         if meta.get("format") != _FORMAT:
             raise OfAnotherKind(
                 f"checkpoint={path} has format {meta.get('format')}, and this version of trpo_jax "
