@@ -3,7 +3,7 @@
 python benchmarks/same_numbers.py record before.npz    # in one checkout
 python benchmarks/same_numbers.py record after.npz     # in the other
 python benchmarks/same_numbers.py compare before.npz after.npz
-python benchmarks/same_numbers.py speed OTHER_CHECKOUT [--rounds 7]
+python benchmarks/same_numbers.py speed OTHER_CHECKOUT [--rounds 7] [--settings equal]
 """
 
 import argparse
@@ -28,6 +28,13 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
 }
 UPDATES = (1, 20)
 _TIMED_UPDATES = 50
+EQUAL_CONFIG = {"num_envs": 8, "num_steps": 256, "value_epochs": 10, "value_minibatch_size": 128}
+EQUAL_HPARAMS = {"cg_tol": 1e-8, "value_learning_rate": 1e-3}
+SETTINGS = {
+    "presets": "those of each checkout",
+    "equal": "the same work in both: 10 CG iterations, 10 epochs of minibatch 128",
+    "defaults": "the library's defaults in each checkout",
+}
 
 
 def record(file: Path) -> None:
@@ -59,9 +66,9 @@ def compare(before: Path, after: Path) -> str:
     return table(header, rows)
 
 
-def measure(env_id: str) -> dict[str, float]:
+def measure(env_id: str, settings: str) -> dict[str, float]:
     """Seconds until the update is compiled, and milliseconds of one."""
-    agent, hparams = _agent(env_id)
+    agent, hparams = _agent(env_id, settings)
     state, hparams = agent.init(jax.random.key(0)), hparams.as_arrays()
     start = time.perf_counter()
     update = jax.jit(agent.update).lower(state, hparams).compile()
@@ -74,12 +81,14 @@ def measure(env_id: str) -> dict[str, float]:
     return {"compilation, s": compilation, "update, ms": 1e3 * float(np.median(times))}
 
 
-def speed(other: Path, rounds: int) -> str:
+def speed(other: Path, rounds: int, settings: str) -> str:
     """A table: medians of this checkout and of another, measured in turn, and their ratios."""
     here = Path(__file__).resolve().parents[1]
     rows = []
     for env_id in ENVIRONMENTS:
-        pairs = [[_measured(path, env_id) for path in (here, other)] for _ in range(rounds)]
+        pairs = [
+            [_measured(path, env_id, settings) for path in (here, other)] for _ in range(rounds)
+        ]
         for name in pairs[0][0]:
             mine, theirs = np.array([[each[name] for each in pair] for pair in pairs]).T
             ratio = np.median(mine / theirs)
@@ -88,10 +97,10 @@ def speed(other: Path, rounds: int) -> str:
     return table(["environment", "what", "this checkout", "the other", "ratio (median)"], rows)
 
 
-def _measured(checkout: Path, env_id: str) -> dict[str, float]:
+def _measured(checkout: Path, env_id: str, settings: str) -> dict[str, float]:
     """`measure`, of this file, in a process that imports the library of a checkout."""
     out = subprocess.run(
-        [sys.executable, __file__, "measure", env_id],
+        [sys.executable, __file__, "measure", env_id, settings],
         env={**os.environ, "PYTHONPATH": str(checkout), "JAX_ENABLE_COMPILATION_CACHE": "0"},
         capture_output=True,
         text=True,
@@ -100,8 +109,13 @@ def _measured(checkout: Path, env_id: str) -> dict[str, float]:
     return json.loads(out.stdout.splitlines()[-1])
 
 
-def _agent(env_id: str) -> tuple[Any, trpo_jax.HParams]:
+def _agent(env_id: str, settings: str = "presets") -> tuple[Any, trpo_jax.HParams]:
     preset = trpo_jax.get_preset(env_id)
+    if settings == "equal":
+        equal = trpo_jax.TRPOConfig(**EQUAL_CONFIG), trpo_jax.HParams(**EQUAL_HPARAMS)
+        preset = preset._replace(config=equal[0], hparams=equal[1])
+    elif settings == "defaults":
+        preset = preset._replace(config=trpo_jax.TRPOConfig(), hparams=trpo_jax.HParams())
     env = trpo_jax.make_env(env_id, **ENVIRONMENTS[env_id])
     return trpo_jax.make_trpo(env, preset.config), preset.hparams
 
@@ -118,6 +132,7 @@ def main() -> None:
     parser.add_argument("action", choices=["record", "compare", "measure", "speed"])
     parser.add_argument("arguments", nargs="+")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--settings", choices=SETTINGS, default="presets")
     given = parser.parse_args()
     first, *others = given.arguments
     if given.action == "record":
@@ -125,9 +140,10 @@ def main() -> None:
     elif given.action == "compare":
         print(compare(Path(first), Path(others[0])))
     elif given.action == "measure":
-        print(json.dumps(measure(first)))
+        print(json.dumps(measure(first, *others)))
     else:
-        print(speed(Path(first), given.rounds))
+        print(f"Settings: {SETTINGS[given.settings]}.\n")
+        print(speed(Path(first), given.rounds, given.settings))
 
 
 if __name__ == "__main__":
