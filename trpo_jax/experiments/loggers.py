@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -126,21 +127,31 @@ class TensorBoard:
 
     def __init__(self, path: Path, seeds: Sequence[int], last_update: int = 0):
         """Write below `path`; events of updates after `last_update` are dropped."""
-        from tensorboardX import SummaryWriter
+        # tensorboardX's SummaryWriter would hand each event to a thread of its own, through a queue
+        # that costs more than writing it.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        purge = last_update + 1 if last_update else None
-        self._writers = {
-            seed: SummaryWriter(str(path / f"seed-{seed}"), purge_step=purge) for seed in seeds
-        }
+        self._writers = {}
+        for seed in seeds:
+            directory = path / f"seed-{seed}"
+            directory.mkdir(parents=True, exist_ok=True)
+            self._writers[seed] = EventsWriter(str(directory / "events"), f".{last_update}")
+            if last_update:
+                start = SessionLog(status=SessionLog.START)
+                event = Event(step=last_update + 1, session_log=start, wall_time=time.time())
+                self._writers[seed].write_event(event)
 
     def write(self, records: Sequence[Record]) -> None:
         """Write one event per update with all metrics; the horizontal axis is updates."""
+        from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
+        now = time.time()
         for record in records:
             values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(record)]
-            writer = self._writers[record["seed"]].file_writer
-            writer.add_summary(Summary(value=values), record["update"])
+            event = Event(step=record["update"], summary=Summary(value=values), wall_time=now)
+            self._writers[record["seed"]].write_event(event)
 
     def sync(self) -> None:
         """Flush the buffers to the operating system."""
