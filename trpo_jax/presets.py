@@ -71,9 +71,9 @@ _PRESETS: dict[str, Preset] = {
         total_steps=2_000_000,
     ),
     # MuJoCo: δ grows with the number of actions.
-    "gymnasium/HalfCheetah-v5": Preset(_STANDARDIZED, HParams(max_kl=0.1), total_steps=1_000_000),
+    "gymnasium/HalfCheetah-v5": Preset(_STANDARDIZED, HParams(max_kl=0.06), total_steps=1_000_000),
     "gymnasium/Hopper-v5": Preset(_STANDARDIZED, HParams(max_kl=0.03), total_steps=1_000_000),
-    "gymnasium/Walker2d-v5": Preset(_STANDARDIZED, HParams(max_kl=0.06), total_steps=1_000_000),
+    "gymnasium/Walker2d-v5": Preset(_STANDARDIZED, HParams(max_kl=0.02), total_steps=1_000_000),
     "gymnasium/Ant-v5": Preset(
         _STANDARDIZED.replace(initial_log_std=-1.0), HParams(max_kl=0.08), total_steps=1_000_000
     ),
