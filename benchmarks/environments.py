@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="at most so many environments in this call")
     parser.add_argument("--again", action="store_true", help="also those that have a row already")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for one environment")
+    parser.add_argument("--jobs", type=int, default=1, help="environments at a time")
     parser.add_argument("--row", type=Path, help="measure the one that --name and --backend name")
     arguments = parser.parse_args()
     if arguments.row:
@@ -74,11 +76,12 @@ def main() -> int:
         and not isinstance(done.get(key(env_id, backend)), dict)
     ][: arguments.limit]
     failed = 0
-    for number, (env_id, backend) in enumerate(cases, start=1):
-        row = in_a_process(env_id, backend, arguments)
-        failed += not passes(row)
-        print(f"{number:4d}/{len(cases)}", *(row[column] for column in COLUMNS), flush=True)
-        save(arguments.out, row)
+    with ThreadPoolExecutor(max_workers=arguments.jobs) as pool:
+        rows = pool.map(lambda case: in_a_process(*case, arguments), cases)
+        for number, row in enumerate(rows, start=1):
+            failed += not passes(row)
+            print(f"{number:4d}/{len(cases)}", *(row[column] for column in COLUMNS), flush=True)
+            save(arguments.out, row)
     print(f"{len(cases) - failed} of {len(cases)} passed")
     return 1 if failed else 0
 

@@ -33,6 +33,7 @@ PATHS = {
     "precision": ("trpo_jax/solver",),
     "preconditioner": ("trpo_jax/solver",),
     "products": ("trpo_jax/policies", "trpo_jax/solver"),
+    "published": ("trpo_jax/envs", "trpo_jax/presets.py", *_TRAINING),
     "roofline": _TRAINING,
     "runner": ("trpo_jax/experiments", "trpo_jax/learner"),
     "speed": _TRAINING,
