@@ -16,6 +16,7 @@ from .experiments.conformance import CheckedPromise, EnvironmentReport, check_en
 from .experiments.doctor import Diagnosis, Finding, diagnose
 from .experiments.export import export_policy
 from .experiments.guard import Guard
+from .experiments.importing import import_sb3
 from .experiments.saving import restore, save
 from .experiments.specification import RunOptions
 from .experiments.sweep import SweepResult, sweep
@@ -156,6 +157,7 @@ __all__ = [
     "gauss_newton_product",
     "get_preset",
     "hvp",
+    "import_sb3",
     "lagrangian_step",
     "line_search",
     "linearized_hvp",
