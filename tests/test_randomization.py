@@ -12,7 +12,7 @@ from probe_envs import ConstantReward
 import trpo_jax
 from trpo_jax.envs.base import reset_batch, step_batch
 from trpo_jax.envs.randomization import randomized
-from trpo_jax.envs.transforms import innermost_state, transformed
+from trpo_jax.envs.wrappers import innermost_state, transformed
 
 SMALL = trpo_jax.TRPOConfig(num_envs=4, num_steps=16, hidden_sizes=(8,))
 N = 3

@@ -11,16 +11,8 @@ from test_brax import Counter
 import trpo_jax
 from trpo_jax import Box, Discrete, Environment, EnvStep, Observation
 from trpo_jax.envs.base import observation_spec, reset_batch, step_batch
-from trpo_jax.envs.transforms import (
-    FrameStack,
-    Observe,
-    RewardScale,
-    TimeLimit,
-    Transformed,
-    innermost,
-    innermost_state,
-    transformed,
-)
+from trpo_jax.envs.transforms import FrameStack, Observe, RewardScale, TimeLimit
+from trpo_jax.envs.wrappers import Transformed, innermost, innermost_state, transformed
 
 SMALL = trpo_jax.TRPOConfig(num_envs=4, num_steps=16, hidden_sizes=(8,))
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from trpo_jax.envs.base import Environment, EnvStep
-from trpo_jax.envs.transforms import transformed
+from trpo_jax.envs.wrappers import transformed
 from trpo_jax.spaces import Box, Observation, policy_part, shapes_of
 
 

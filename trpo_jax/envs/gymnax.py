@@ -9,7 +9,7 @@ from trpo_jax.common.checks import require_whole_number
 from trpo_jax.envs.base import Environment, EnvStep
 from trpo_jax.envs.deferred import deferred
 from trpo_jax.envs.parameterized import ParameterizedEnvironment
-from trpo_jax.envs.transforms import transformed
+from trpo_jax.envs.wrappers import transformed
 from trpo_jax.spaces import (
     ActionSpace,
     Box,

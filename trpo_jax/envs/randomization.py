@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from trpo_jax.common import trees
 from trpo_jax.envs.base import Environment, EnvState, Obs, strongly_typed
-from trpo_jax.envs.transforms import Wrapper
+from trpo_jax.envs.wrappers import Wrapper
 from trpo_jax.spaces import Observation, critic_view, policy_part
 
 _FORM = "randomize(key, parameters) -> parameters or (parameters, privileged)"

@@ -1,23 +1,20 @@
 """Environments by name, as objects, or from functions."""
 
-import contextlib
 import difflib
 import functools
-import importlib
 import inspect
-import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from trpo_jax.common.checks import require_whole_number
 from trpo_jax.envs import suites
 from trpo_jax.envs.base import Environment
+from trpo_jax.envs.functions import import_function, one_line
 from trpo_jax.envs.host import HostEnvironment
 from trpo_jax.envs.ids import names_of
 from trpo_jax.envs.suites import SUITES
-from trpo_jax.envs.transforms import transformed
 from trpo_jax.envs.velocity import LIMITS, with_velocity_costs
+from trpo_jax.envs.wrappers import transformed
 
 _CHANGES = (
     "episode_length",
@@ -132,7 +129,7 @@ def _make_once(env_id: str, /, **kwargs) -> Environment:
     changes = {name: kwargs.pop(name) for name in _CHANGES if name in kwargs}
     suite, name = _suite_and_name(env_id)
     if suite is None:
-        function = _imported(name, "env")
+        function = import_function(name, "env")
         return _from_function(function, f"env={env_id!r}", kwargs, changes)
     return _adapted(suites.adapter(suite).make, env_id, (name,), kwargs, changes)
 
@@ -233,8 +230,8 @@ def _from_function(
         if isinstance(error, ValueError) and "\n" not in str(error):
             raise  # such as make_env's own
         if isinstance(error, TypeError) and given:  # it passed them on to what does not take them
-            raise ValueError(f"{label} does not take {given}: {_one_line(error)}") from error
-        raise ValueError(f"{label} raised {_one_line(error)}") from error
+            raise ValueError(f"{label} does not take {given}: {one_line(error)}") from error
+        raise ValueError(f"{label} raised {one_line(error)}") from error
     suite = None if isinstance(made, str | Environment) else suites.suite_of(made)
     if suite == "gymnasium":
         made.close()
@@ -260,63 +257,6 @@ def _signature(function: Callable, label: str) -> inspect.Signature:
             f"{label} is {function!r}, whose parameters cannot be read; pass a function of your "
             "own that makes an environment, such as lambda: MyEnvironment()"
         ) from None
-
-
-def _imported(path: str, argument: str) -> Callable:
-    """The user's function "package.module:name"."""
-    module_name, _, name = path.partition(":")
-    plain = _without_folders(module_name)
-    if plain != module_name:
-        raise ValueError(
-            f"{argument}={path!r} does not begin with the name of a module; write {plain}:{name}, "
-            "which is looked for in the working directory and in PYTHONPATH"
-        )
-    try:
-        with _working_directory_importable():
-            module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
-        raise ValueError(
-            f"{argument}={path!r}: {module_name} cannot be imported: {_text(error)}"
-        ) from None
-    except Exception as error:  # of the module's own code
-        raise ValueError(
-            f"{argument}={path!r}: {module_name} cannot be imported: {_one_line(error)}"
-        ) from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ValueError(f"{argument}={path!r}: {module_name} has no function {name!r}")
-    return function
-
-
-def _without_folders(module_name: str) -> str:
-    """The module that is meant by a path such as "./folder/module.py", or by ".module"."""
-    if "/" in module_name or module_name.endswith(".py"):
-        outside = module_name.startswith(("/", "~", ".."))
-        path = os.path.basename(module_name) if outside else os.path.normpath(module_name)
-        return path.removesuffix(".py").replace("/", ".")
-    return module_name.lstrip(".")
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {_text(error)}"
-
-
-def _text(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-@contextlib.contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    """Import from the working directory, as `python -m` does and a console script does not."""
-    here = os.getcwd()
-    added = here not in sys.path and "" not in sys.path
-    if added:
-        sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        if added:
-            sys.path.remove(here)
 
 
 def _adapted(
@@ -365,5 +305,5 @@ def _changed(env: Environment, changes: dict[str, Any]) -> Environment:
         return env
     from trpo_jax.envs.randomization import randomized
 
-    function = _imported(randomize, "randomize") if isinstance(randomize, str) else randomize
+    function = import_function(randomize, "randomize") if isinstance(randomize, str) else randomize
     return randomized(env, function)

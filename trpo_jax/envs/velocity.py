@@ -10,7 +10,8 @@ import numpy as np
 from trpo_jax.common.checks import is_number
 from trpo_jax.envs.base import Environment, EnvStep, metric_names, named_costs
 from trpo_jax.envs.host import HostEnvironment
-from trpo_jax.envs.transforms import Memory, Transform, Transformed
+from trpo_jax.envs.transforms import Memory, Transform
+from trpo_jax.envs.wrappers import Transformed
 
 LIMITS = {"velocity_limit": ("x_velocity",), "speed_limit": ("x_velocity", "y_velocity")}
 """The metrics whose length each keyword of `make_env` limits; it also names the cost."""

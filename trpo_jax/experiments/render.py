@@ -13,7 +13,7 @@ import numpy as np
 
 from trpo_jax.envs.base import Environment, reset_batch, step_batch
 from trpo_jax.envs.host import HostEnvironment
-from trpo_jax.envs.transforms import innermost, innermost_state
+from trpo_jax.envs.wrappers import innermost, innermost_state
 from trpo_jax.experiments import mujoco_pictures
 from trpo_jax.experiments.mujoco_pictures import captioned
 from trpo_jax.experiments.plots import COLORS
