@@ -84,7 +84,9 @@ def test_envs_lists_every_id_and_what_is_missing(capsys, monkeypatch):
     assert line_of["brax/hopper"] == "brax/hopper  tuned"
     assert "pgx/2048" not in trpo_jax.list_environments()
     assert main(["envs", "HOPPER-V5"]) == 0
-    assert capsys.readouterr().out.split() == ["gymnasium/Hopper-v5", "envpool/Hopper-v5"]
+    assert capsys.readouterr().out.splitlines() == [
+        "gymnasium/Hopper-v5  tuned", "envpool/Hopper-v5  tuned",
+    ]  # fmt: skip
 
 
 # Names
