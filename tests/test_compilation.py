@@ -12,6 +12,7 @@ import pytest
 from tiny_problems import SMALL
 
 import trpo_jax
+from trpo_jax.common import compilation
 
 COMPILATIONS: list[str] = []
 
@@ -60,6 +61,16 @@ def test_the_counter_counts():
         before = len(COMPILATIONS)
         jax.jit(lambda x: jnp.sin(x) * 3)(ones).block_until_ready()
         assert len(COMPILATIONS) == before + 1
+
+
+def test_options_that_xla_has_not_are_left_out():
+    """Newer versions of XLA drop options, and refuse programs that name them."""
+    known = compilation.options()
+    assert known == compilation.LASTING
+    wanted = {**compilation.LASTING, "xla_an_option_of_the_future": True}
+    assert compilation.options(wanted) == known
+    program = compilation.program(lambda x: x + 1, wanted=wanted)
+    assert program(jnp.float32(1)) == 2
 
 
 def test_a_second_call_compiles_nothing(agent):

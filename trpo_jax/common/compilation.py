@@ -40,8 +40,19 @@ def _setting(name: str) -> Any:
 
 def options(wanted: dict[str, Any] = LASTING) -> dict[str, Any] | None:
     """XLA's options for this process: none off the CPU, or if JAX is told not to optimise."""
-    hurried = _setting("jax_disable_most_optimizations")
-    return None if hurried or jax.default_backend() != "cpu" else wanted
+    if _setting("jax_disable_most_optimizations") or jax.default_backend() != "cpu":
+        return None
+    return {name: value for name, value in wanted.items() if _is_known(name, value)}
+
+
+@functools.cache
+def _is_known(name: str, value: Any) -> bool:
+    """Whether this version of XLA has an option; a program with one that it has not fails."""
+    try:
+        jax.jit(lambda: jnp.int32(0), compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def program(
