@@ -50,6 +50,7 @@ def test_programs_are_kept_unless_told_otherwise(settings, monkeypatch, tmp_path
 
 
 def test_a_program_composes_and_has_its_options_alone(monkeypatch):
+    chosen = compilation.options(compilation.RUN_ONCE)  # the first call tries which are known
     asked = []
     real = jax.jit
 
@@ -71,7 +72,7 @@ def test_a_program_composes_and_has_its_options_alone(monkeypatch):
     assert asked == [None], "a part of a program was compiled alone"
     for result in (*within, double(x, times=2), double(x, times=2)):
         np.testing.assert_array_equal(result, 2 * x)
-    assert asked == [None, compilation.RUN_ONCE]
+    assert asked == [None, chosen]
 
 
 def test_options_give_way_to_a_hasty_compiler(hasty_compiler):
