@@ -5,8 +5,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trpo_jax.cli.arguments import CheckArguments
 from trpo_jax.cli.parsing import keywords_of, parse, require_at_least
+from trpo_jax.cli.reading_arguments import CheckArguments
 
 _STYLES = {"kept": "green", "broken": "bold red", "skipped": "dim", "note": "yellow"}
 

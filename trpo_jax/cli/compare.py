@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trpo_jax.cli.arguments import CompareArguments
 from trpo_jax.cli.inspect import load
 from trpo_jax.cli.parsing import parse, require_at_least
+from trpo_jax.cli.reading_arguments import CompareArguments
 
 if TYPE_CHECKING:
     from trpo_jax.experiments.run_directory import Run

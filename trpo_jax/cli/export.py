@@ -2,9 +2,9 @@
 
 import sys
 
-from trpo_jax.cli.arguments import ExportArguments
 from trpo_jax.cli.inspect import load
 from trpo_jax.cli.parsing import parse
+from trpo_jax.cli.reading_arguments import ExportArguments
 
 
 def export(argv: list[str]) -> int:

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from trpo_jax.cli.arguments import (
+from trpo_jax.cli.parsing import parse, require_at_least
+from trpo_jax.cli.reading_arguments import (
     DoctorArguments,
     EnvsArguments,
     EvaluateArguments,
@@ -17,7 +18,6 @@ from trpo_jax.cli.arguments import (
     RenderArguments,
     RunsArguments,
 )
-from trpo_jax.cli.parsing import parse, require_at_least
 from trpo_jax.presets import DEFAULT, get_preset
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from trpo_jax.cli.arguments import ScoresArguments
 from trpo_jax.cli.parsing import parse
+from trpo_jax.cli.reading_arguments import ScoresArguments
 
 
 def scores(argv: list[str]) -> int:
