@@ -56,6 +56,8 @@ from .policies import (
     Distribution,
     MultiCategorical,
     Policy,
+    RecurrentCritic,
+    RecurrentPolicy,
     critic_from_flax,
     policy_from_flax,
 )
@@ -126,6 +128,8 @@ __all__ = [
     "PolicyStep",
     "Preset",
     "Proposal",
+    "RecurrentCritic",
+    "RecurrentPolicy",
     "RunOptions",
     "RunningStatistics",
     "Simulators",

@@ -89,6 +89,21 @@ class TRPOConfig:
         "clip", "how an unbounded Gaussian action is mapped into a Box before the environment"
     )
 
+    memory: Literal["none", "gru", "lstm", "mingru"] = _setting(
+        "none",
+        "memory between the hidden layers and the head: none, a GRU, an LSTM, or a minimal GRU "
+        "with a parallel scan over time",
+    )
+    memory_size: int = _setting(64, "units of the memory", *_at_least(1))
+    critic_memory: bool = _setting(
+        True, "give the critic a memory too, if the policy has one; off: it sees the present only"
+    )
+    rematerialize: bool = _setting(
+        False,
+        "recompute a memory's inner values in derivatives instead of storing them for every step: "
+        "less memory, more time",
+    )
+
     initial_log_std: float = _setting(
         0.0,
         "log of the initial standard deviation of a Gaussian policy",
@@ -111,7 +126,8 @@ class TRPOConfig:
     chunk_size: int | None = _setting(
         None,
         "examples per micro-batch, to bound memory, in every pass over the whole batch: gradient, "
-        "curvature, line search, values, L-BFGS",
+        "curvature, line search, values, L-BFGS; with a memory an example is the sequence of one "
+        "environment",
         lambda size: size is None or size >= 1,
         "None or a whole number >= 1",
     )
@@ -127,8 +143,9 @@ class TRPOConfig:
     value_iterations: int = _setting(10, "iterations per value fit with L-BFGS", *_at_least(0))
     value_minibatch_size: int | None = _setting(
         None,
-        "examples per gradient step of the value fit; none: the divisor of the batch size nearest "
-        "to a sixteenth of it, or to 128 if that is more, but at least 32",
+        "transitions per gradient step of the value fit; none: the divisor of the batch size "
+        "nearest to a sixteenth of it, or to 128 if that is more, but at least 32; with a memory "
+        "they are whole sequences, so a multiple of num_steps",
         lambda size: size is None or size >= 1,
         "None or a whole number >= 1",
     )
@@ -160,14 +177,7 @@ class TRPOConfig:
                 f"value_minibatch_size={self.value_minibatch_size} is for value_optimizer='adam'; "
                 "L-BFGS takes the whole batch: leave it out"
             )
-        if self.batch_size % self.minibatch_size:
-            near = [
-                str(size) for size in sorted(_divisors(self.batch_size, self.minibatch_size)[:3])
-            ]
-            raise ValueError(
-                f"value_minibatch_size={self.value_minibatch_size} does not divide "
-                f"num_envs × num_steps = {self.batch_size}; use {' or '.join(map(str, near))}"
-            )
+        self.minibatch_of(1 if self.memory == "none" else self.num_steps)
 
     @property
     def batch_size(self) -> int:
@@ -176,12 +186,31 @@ class TRPOConfig:
 
     @property
     def minibatch_size(self) -> int:
-        """Examples per gradient step of the value fit; always divides the batch."""
-        if self.value_minibatch_size:
-            return self.value_minibatch_size
-        wanted = max(128, self.batch_size // 16)
-        usable = [size for size in _divisors(self.batch_size, wanted) if size >= 32]
-        return usable[0] if usable else self.batch_size
+        """Transitions per gradient step of the value fit; always divides the batch."""
+        steps = 1 if self.memory == "none" else self.num_steps
+        return steps * self.minibatch_of(steps)
+
+    def minibatch_of(self, steps: int) -> int:
+        """Examples per gradient step of the value fit, if an example has that many steps; always
+        divides the number of examples. Raises `ValueError` if `value_minibatch_size` cannot."""
+        given, examples = self.value_minibatch_size, self.batch_size // steps
+        if not given:
+            wanted = max(128, self.batch_size // 16) / steps
+            usable = [size for size in _divisors(examples, wanted) if size * steps >= 32]
+            return usable[0] if usable else examples
+        if given % steps == 0 and examples % (given // steps) == 0:
+            return given // steps
+        near = sorted(size * steps for size in _divisors(examples, given / steps)[:3])
+        uses = f"use {' or '.join(map(str, near))}"
+        if given % steps:
+            raise ValueError(
+                f"value_minibatch_size={given} must be whole sequences of num_steps={steps} with a "
+                f"memory; {uses}"
+            )
+        raise ValueError(
+            f"value_minibatch_size={given} does not divide num_envs × num_steps = "
+            f"{self.batch_size}; {uses}"
+        )
 
     def replace(self, **changes) -> Self:
         """A validated copy with some fields changed."""
@@ -328,7 +357,7 @@ def _check_value(spec: dataclasses.Field, value: Any, shown: Any = None):
         raise ValueError(f"{spec.name}={value if shown is None else shown} must be {want}")
 
 
-def _divisors(number: int, wanted: int) -> list[int]:
+def _divisors(number: int, wanted: float) -> list[int]:
     """The divisors of a number, those nearest in ratio to the wanted one first."""
     small = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
     divisors = {*small, *(number // size for size in small)}

@@ -1,11 +1,13 @@
 """From an observation to an action: one path for rollout, `act`, evaluation and render."""
 
+import math
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from trpo_jax.envs.base import Obs, observation_spec
+from trpo_jax.learner import memory
 from trpo_jax.learner.normalization import RunningStatistics, normalize
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.types import TrainState
@@ -43,6 +45,8 @@ class Decision(NamedTuple):
     """The same action in the form that the environment takes."""
     distribution: Any
     """The `Distribution` that the action came from."""
+    carry: Any = None
+    """The policy's memory afterwards; None if it has none."""
 
 
 def finite_or_zero(values: Any) -> Any:
@@ -79,24 +83,39 @@ def _statistics_of(obs: Obs, statistics: RunningStatistics) -> RunningStatistics
 
 
 def decide(
-    parts: Parts, state: Acting, key: jax.Array, obs: Obs, deterministic: bool = False
+    parts: Parts,
+    state: Acting,
+    key: jax.Array,
+    obs: Obs,
+    deterministic: bool = False,
+    carry: Any = None,
 ) -> Decision:
-    """Actions for a batch of observations [N, ...]: samples, or modes if `deterministic`."""
+    """Actions for a batch of observations [N, ...]: samples, or modes if `deterministic`.
+
+    `carry` [N, ...] is the memory of a policy that has one.
+    """
     seen = network_input(parts, state.obs_statistics, obs)
-    distribution = parts.policy.apply(state.policy_params, policy_view(seen))
+    distribution, carry = memory.step(parts.policy, state.policy_params, carry, policy_view(seen))
     action = distribution.mode() if deterministic else distribution.sample(key)
     space = parts.env.action_space
     env_action = to_box(distribution, action, space) if isinstance(space, Box) else action
-    return Decision(action, env_action, distribution)
+    return Decision(action, env_action, distribution, carry)
 
 
 def act(
-    parts: Parts, state: TrainState, key: jax.Array, obs: Obs, deterministic: bool = False
-) -> jax.Array:
+    parts: Parts,
+    state: TrainState,
+    key: jax.Array,
+    obs: Obs,
+    deterministic: bool = False,
+    carry: Any = None,
+) -> Any:
     """Actions for observations [..., *obs_shape], in the form that the environment takes.
 
     The policy's mode if `deterministic`, else a sample. The critic's part of an observation may be
-    left out. Raises `ValueError` if the shape differs from that of the environment's observations.
+    left out. With a memory, `carry` has one row per observation, and the result is (action, carry
+    afterwards). Raises `ValueError` if the shape differs from that of the environment's
+    observations, or the carry is not one for them.
     """
     spec = policy_view(observation_spec(parts.env))
     shapes = shapes_of(spec)
@@ -107,8 +126,10 @@ def act(
     batch = jax.tree.map(
         lambda leaf, kind: jnp.asarray(leaf, kind.dtype).reshape(-1, *kind.shape), obs, spec
     )
-    chosen = decide(parts, state, key, batch, deterministic).env_action
-    return chosen.reshape(*lead, *chosen.shape[1:])
+    memory.require_carry(parts.policy, carry, math.prod(lead))
+    chosen = decide(parts, state, key, batch, deterministic, carry)
+    action = chosen.env_action.reshape(*lead, *chosen.env_action.shape[1:])
+    return (action, chosen.carry) if memory.remembers(parts.policy) else action
 
 
 def allows_action(obs: Obs, space: ActionSpace) -> jax.Array | bool:

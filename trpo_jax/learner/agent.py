@@ -12,10 +12,11 @@ from trpo_jax.common.checks import require_whole_number
 from trpo_jax.config import HParams
 from trpo_jax.envs.base import observation_spec
 from trpo_jax.learner.evaluation import EpisodeStats
+from trpo_jax.learner.memory import initial_carry, require_own_carries
 from trpo_jax.learner.monitoring import UpdateMetrics
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.types import TrainState, Trajectory
-from trpo_jax.policies.policy import Critic, Policy
+from trpo_jax.policies.policy import Critic, Policy, RecurrentCritic, RecurrentPolicy
 
 DEFAULT_HPARAMS = HParams()
 
@@ -33,36 +34,45 @@ class Agent(NamedTuple):
     """(state, hparams) -> (state, metrics): rollout, advantages, policy step, value fit."""
     train: Callable[..., tuple[TrainState, UpdateMetrics]]
     """(state, hparams, num_updates=…) -> (state, history): a scan of `update`."""
-    act: Callable[..., jax.Array]
-    """(state, key, obs [..., *obs_shape], deterministic=False) -> action for the environment."""
+    act: Callable[..., Any]
+    """(state, key, obs [..., *obs_shape], deterministic=False) -> action for the environment.
+
+    With a memory: (state, key, obs, deterministic=False, carry=…) -> (action, carry); begin each
+    episode with `initial_carry(n)` for n observations."""
     evaluate: Callable[..., EpisodeStats]
     """(state, key, num_episodes=128, deterministic=True, max_steps=None) -> `EpisodeStats`."""
     rollout: Callable[[TrainState], tuple[TrainState, Trajectory]]
     """state -> (state, trajectory): the first half of `update`."""
     learn: Callable[..., tuple[TrainState, UpdateMetrics]]
     """(state, trajectory, hparams) -> (state, metrics): the second half. Refuses stale data."""
-    policy: Policy
+    policy: Policy | RecurrentPolicy
     """The policy network as functions."""
-    critic: Critic
+    critic: Critic | RecurrentCritic
     """The value network as functions."""
     parts: Parts
     """All parts of the agent."""
+    initial_carry: Callable[[int], Any]
+    """n -> the policy's memories of n environments at the beginning of an episode; None if it has
+    no memory."""
 
 
 def act_with(
-    compiled: Callable[..., jax.Array],
+    compiled: Callable[..., Any],
     state: TrainState,
     key: jax.Array,
     obs: Any,
     deterministic: bool = False,
-) -> jax.Array:
+    carry: Any = None,
+) -> Any:
     """`Agent.act`, given the compiled function."""
     if lead := jnp.shape(getattr(state, "key", 0)):
         raise ValueError(
             f"state.key has shape {lead}, and act takes the state of one seed; pass that of number "
             "i, jax.tree.map(lambda leaf: leaf[i], state)"
         )
-    return compiled(state, typed_key(key), _as_arrays(obs), deterministic=deterministic)
+    return compiled(
+        state, typed_key(key), _as_arrays(obs), deterministic=deterministic, carry=carry
+    )
 
 
 def _as_arrays(obs: Any) -> Any:
@@ -77,6 +87,12 @@ def _is_list_of_numbers(node: Any) -> bool:
         isinstance(entry, bool | int | float | np.generic) or _is_list_of_numbers(entry)
         for entry in node
     )
+
+
+def initial_carry_of(parts: Parts, number: int = 1) -> Any:
+    """`Agent.initial_carry`, given the parts."""
+    require_whole_number("n", number)
+    return initial_carry(parts.policy, int(number))
 
 
 def evaluate_with(
@@ -121,6 +137,7 @@ def require_own_state(state: TrainState, parts: Parts, lanes: bool = False) -> N
             f"state.actor.obs has shape {shapes}; this agent's is {wanted}: take a state "
             "of its own `init`, and `jax.vmap` for several states"
         )
+    require_own_carries(parts, state.actor.carry, lead)
 
 
 def scalars(hparams: HParams) -> HParams:

@@ -1,5 +1,6 @@
 """The policy steps and value fits that a configuration can name. They are chosen only here."""
 
+import math
 from typing import Any
 
 import jax
@@ -65,7 +66,7 @@ def _fit_by_adam(
         weight=batch.weight,
         learning_rate=hparams.value_learning_rate,
         num_epochs=config.value_epochs,
-        minibatch_size=config.minibatch_size,
+        minibatch_size=config.minibatch_of(math.prod(batch.weight.shape[1:])),
     )
 
 

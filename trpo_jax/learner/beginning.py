@@ -9,6 +9,7 @@ from trpo_jax.common import trees
 from trpo_jax.envs.base import observation_spec, reset_batch
 from trpo_jax.learner.assembly import example_observation
 from trpo_jax.learner.bookkeeping import begin_episodes
+from trpo_jax.learner.memory import first_carries
 from trpo_jax.learner.normalization import init_statistics, init_tree_statistics
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.types import ActorState, CostCritic, TrainState
@@ -20,7 +21,7 @@ def begin(parts: Parts, key: jax.Array, policy_params: Any, value_params: Any) -
     num_envs = parts.config.num_envs
     keys = jax.random.split(key, 3 + num_envs)
     env_state, obs = reset_batch(parts.env, keys[3:])
-    actor = ActorState(env_state, obs, begin_episodes(parts.env, num_envs))
+    actor = ActorState(env_state, obs, begin_episodes(parts.env, num_envs), first_carries(parts))
     return initial_state(parts, keys[:3], actor, policy_params, value_params)
 
 

@@ -16,6 +16,7 @@ from trpo_jax.envs.base import (
 )
 from trpo_jax.learner.acting import decide, finite_or_zero
 from trpo_jax.learner.bookkeeping import add_finite, total_cost
+from trpo_jax.learner.memory import initial_carry
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.types import TrainState
 
@@ -44,6 +45,7 @@ class _Loop(NamedTuple):
     alive: jax.Array
     stats: EpisodeStats
     step: jax.Array
+    carry: Any
 
 
 def evaluate(
@@ -73,7 +75,13 @@ def evaluate(
         costs_by_name=dict.fromkeys(cost_names(env), zero),
     )
     start = _Loop(
-        loop_key, env_state, obs, jnp.ones(num_episodes, bool), zeros, jnp.zeros((), jnp.int32)
+        loop_key,
+        env_state,
+        obs,
+        jnp.ones(num_episodes, bool),
+        zeros,
+        jnp.zeros((), jnp.int32),
+        initial_carry(parts.policy, num_episodes),
     )
 
     def unfinished(loop: _Loop) -> jax.Array:
@@ -81,12 +89,12 @@ def evaluate(
 
     def advance(loop: _Loop) -> _Loop:
         next_key, action_key, step_key = jax.random.split(loop.key, 3)
-        chosen = decide(parts, state, action_key, loop.obs, deterministic)
+        chosen = decide(parts, state, action_key, loop.obs, deterministic, loop.carry)
         step_keys = jax.random.split(step_key, num_episodes)
         env_state, step = step_batch(env, step_keys, loop.env_state, chosen.env_action)
         stats = _count(loop.stats, loop.alive, step)
         alive = loop.alive & ~(step.terminated | step.truncated)
-        return _Loop(next_key, env_state, step.obs, alive, stats, loop.step + 1)
+        return _Loop(next_key, env_state, step.obs, alive, stats, loop.step + 1, chosen.carry)
 
     stats = jax.lax.while_loop(unfinished, advance, start).stats
     return stats._replace(

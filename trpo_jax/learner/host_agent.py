@@ -16,6 +16,7 @@ from trpo_jax.learner.agent import (
     Agent,
     act_with,
     evaluate_with,
+    initial_carry_of,
     require_own_state,
     typed_key,
 )
@@ -26,6 +27,7 @@ from trpo_jax.learner.host_evaluation import HostEvaluation
 from trpo_jax.learner.host_rollout import HostRollouts, draw_seeds, per_seed
 from trpo_jax.learner.host_trajectory import complete
 from trpo_jax.learner.learn import learn
+from trpo_jax.learner.memory import first_carries
 from trpo_jax.learner.monitoring import UpdateMetrics
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.types import ActorState, TrainState, Trajectory
@@ -103,6 +105,7 @@ class _HostAgent:
             policy=self._parts.policy,
             critic=self._parts.critic,
             parts=self._parts,
+            initial_carry=functools.partial(initial_carry_of, self._parts),
         )
 
     def init(
@@ -114,13 +117,13 @@ class _HostAgent:
             raise ValueError(f"key has shape {key.shape}; pass one key, or keys [seeds]")
         keys, seeds = self._first_keys(key)
         obs, fingerprint = self._rollouts.begin(seeds)
-        episodes = begin_episodes(self._parts.env, self._parts.config.num_envs)
-        if key.ndim:
-            shape = key.shape
-            episodes = jax.tree.map(
-                lambda leaf: jnp.broadcast_to(leaf, shape + leaf.shape), episodes
-            )
-        actor = ActorState(jnp.asarray(fingerprint), jax.tree.map(jnp.asarray, obs), episodes)
+        num_envs, shape = self._parts.config.num_envs, key.shape
+        episodes, carry = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, shape + leaf.shape),
+            (begin_episodes(self._parts.env, num_envs), first_carries(self._parts)),
+        )
+        obs = jax.tree.map(jnp.asarray, obs)
+        actor = ActorState(jnp.asarray(fingerprint), obs, episodes, carry)
         return self._first_state[key.ndim](keys, actor, policy_params, value_params)
 
     def rollout(self, state: TrainState) -> tuple[TrainState, Trajectory]:

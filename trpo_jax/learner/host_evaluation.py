@@ -19,10 +19,12 @@ from trpo_jax.learner.host_rollout import (
     all_finite,
     draw_seeds,
     finite_rows,
+    forgetting,
     merged,
     naming,
     unmerged,
 )
+from trpo_jax.learner.memory import initial_carry
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.types import TrainState
 
@@ -39,6 +41,7 @@ class HostEvaluation:
     def __init__(self, parts: Parts):
         assert isinstance(parts.env, HostEnvironment)
         self._env = parts.env
+        self._policy, self._anew = parts.policy, forgetting(parts)
         self._act = {mode: acting_programs(parts, mode) for mode in (False, True)}
         self._keys = jax.jit(lambda key: jax.random.split(key, _KEYS))
 
@@ -87,13 +90,16 @@ class HostEvaluation:
         act = self._act[bool(deterministic)][len(shape) - 1]
         obs, t = simulators.reset(), 0
         keys = None
+        carry = unmerged(initial_carry(self._policy, sims), shape)
         while rows.size:
             if t % _KEYS == 0:
                 key, block = jax.random.split(key)
                 keys = self._keys(block)
                 if len(shape) == 2:
                     keys = jnp.broadcast_to(keys, (shape[0], _KEYS))
-            env_action, _, _ = act(acting, keys, np.int32(t % _KEYS), unmerged(obs, shape))
+            (env_action, _, _), carry = act(
+                acting, keys, np.int32(t % _KEYS), unmerged(obs, shape), carry
+            )
             actions = merged(env_action, len(shape))
             step = simulators.step(actions[rows], None if rows.size == sims else rows)
             lengths = tally.count(step, rows, played[rows])
@@ -109,6 +115,7 @@ class HostEvaluation:
                 again = ended & (left > 0)
                 if again.any():
                     obs = simulators.restart(again)
+                carry = self._anew(carry, ended.reshape(shape))
                 rows = np.flatnonzero(left > 0)
         order = [(e % columns, e // columns) for e in range(num_episodes)]
         column, episode = np.array(order).T

@@ -7,6 +7,7 @@ transition never joins two histories.
 """
 
 import contextlib
+import functools
 import hashlib
 import math
 from collections import OrderedDict
@@ -21,6 +22,7 @@ from trpo_jax.envs.base import EnvStep
 from trpo_jax.envs.host import EnvironmentFailed, HostEnvironment, Simulators
 from trpo_jax.learner.acting import Decision, decide
 from trpo_jax.learner.bookkeeping import begin_episodes
+from trpo_jax.learner.memory import begun_anew, first_carries
 from trpo_jax.learner.normalization import RunningStatistics
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.small_draws import for_small_draws
@@ -66,7 +68,7 @@ class HostRollouts:
         assert isinstance(parts.env, HostEnvironment)
         self._parts, self._env = parts, parts.env
         self._runs: OrderedDict[bytes, Begun] = OrderedDict()
-        self._act = acting_programs(parts, deterministic=False)
+        self._act, self._anew = acting_programs(parts, deterministic=False), forgetting(parts)
         self._draw = per_seed(lambda key: _draw(key, parts.config.num_steps, parts.config.num_envs))
 
     def begin(self, drawn: jax.Array) -> tuple[Any, np.ndarray]:
@@ -91,10 +93,10 @@ class HostRollouts:
         if run is None:
             obs, before = self.begin(seeds)
             run = self._runs.pop(before.tobytes())
-            state = state.replace(actor=_begun_anew(self._env, state.actor, obs, before))
+            state = state.replace(actor=_begun_anew(self._parts, state.actor, obs, before))
         try:
             with naming(self._env, "step"):
-                record, obs = self._steps(run, state, action_keys)
+                record, obs, carry = self._steps(run, state, action_keys)
         except BaseException:
             run.simulators.close()
             raise
@@ -102,19 +104,25 @@ class HostRollouts:
         history = (np.moveaxis(record.action, 0, len(lead)), obs)
         fingerprint = _fingerprint(lead, before, history)
         self._keep(fingerprint, Begun(run.simulators, obs))
-        actor = state.actor.replace(env_state=jnp.asarray(fingerprint), obs=_on_device(obs))
+        carries = state.actor.carry
+        actor = state.actor.replace(
+            env_state=jnp.asarray(fingerprint),
+            obs=_on_device(obs),
+            carry=carries and carries.replace(policy=carry),
+        )
         return state.replace(key=next_key, actor=actor), record, state
 
-    def _steps(self, run: Begun, state: TrainState, keys: jax.Array) -> tuple[Record, Any]:
+    def _steps(self, run: Begun, state: TrainState, keys: jax.Array) -> tuple[Record, Any, Any]:
         num_steps, simulators = self._parts.config.num_steps, run.simulators
         acting = ActingState(state.policy_params, state.obs_statistics)
+        carry = state.actor.policy_carry
         lead = (*state.key.shape, self._parts.config.num_envs)
         act = self._act[state.key.ndim]
         obs = merged(run.obs, len(lead))
         seen, rest = _Rows(num_steps), _Rows(num_steps)
         for t in range(num_steps):
             seen.write(t, obs)  # before the step, which may overwrite it
-            chosen = act(acting, keys, np.int32(t), unmerged(obs, lead))
+            chosen, carry = act(acting, keys, np.int32(t), unmerged(obs, lead), carry)
             env_action, action, log_prob = merged(chosen, len(lead))
             step = simulators.step(env_action)
             rest.write(t, (action, log_prob, step))
@@ -124,8 +132,9 @@ class HostRollouts:
                 rest.tree[2].truncated[t] |= ~finite
                 ended |= ~finite
             obs = simulators.restart(ended) if ended.any() else step.obs
-        record = Record(seen.tree, *rest.tree)
-        return unmerged(record, (num_steps, *lead), 2), jax.tree.map(np.copy, unmerged(obs, lead))
+            carry = self._anew(carry, ended.reshape(lead))
+        record = unmerged(Record(seen.tree, *rest.tree), (num_steps, *lead), 2)
+        return record, jax.tree.map(np.copy, unmerged(obs, lead)), carry
 
     def _keep(self, fingerprint: np.ndarray, run: Begun) -> None:
         self.forget(fingerprint)
@@ -141,17 +150,30 @@ class HostRollouts:
 
 
 def acting_programs(parts: Parts, deterministic: bool) -> tuple[Callable[..., Any], ...]:
-    """(acting state, keys [T], t, obs [N, ...]) -> (action for the environment, action, log-prob).
+    """(acting state, keys [T], t, obs [N, ...], carry) -> ((action for the environment, action,
+    log-prob), carry).
 
     Compiled: the first for one seed, the second for keys [S, T] and all else with an axis of seeds.
     """
 
-    def act(state: ActingState, keys: jax.Array, t: jax.Array, obs: Any) -> Any:
-        chosen: Decision = decide(parts, state, for_small_draws(keys[t]), obs, deterministic)
+    def act(state: ActingState, keys: jax.Array, t: jax.Array, obs: Any, carry: Any) -> Any:
+        key = for_small_draws(keys[t])
+        chosen: Decision = decide(parts, state, key, obs, deterministic, carry)
         log_prob = chosen.distribution.log_prob(chosen.action)
-        return chosen.env_action, chosen.action, log_prob
+        return (chosen.env_action, chosen.action, log_prob), chosen.carry
 
-    return jax.jit(act), jax.jit(jax.vmap(act, in_axes=(0, 0, None, 0)))
+    return jax.jit(act), jax.jit(jax.vmap(act, in_axes=(0, 0, None, 0, 0)))
+
+
+def forgetting(parts: Parts) -> Callable[[Any, np.ndarray], Any]:
+    """(carry [N, ...] or [S, N, ...], ended) -> carry, fresh where `ended` [N] or [S, N]."""
+    one = functools.partial(begun_anew, parts.policy)
+    programs = {1: jax.jit(one), 2: jax.jit(jax.vmap(one))}
+
+    def forget(carry: Any, ended: np.ndarray) -> Any:
+        return programs[ended.ndim](carry, ended) if carry is not None and ended.any() else carry
+
+    return forget
 
 
 def per_seed(function: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
@@ -193,12 +215,12 @@ def draw_seeds(key: jax.Array, number: int) -> jax.Array:
     return jax.random.bits(key, (number,), jnp.uint32) >> 1
 
 
-def _begun_anew(
-    env: HostEnvironment, actor: ActorState, obs: Any, fingerprint: np.ndarray
-) -> ActorState:
+def _begun_anew(parts: Parts, actor: ActorState, obs: Any, fingerprint: np.ndarray) -> ActorState:
     """The actor with new episodes; the mean return of earlier ones is remembered."""
-    fresh = begin_episodes(env, actor.episodes.lengths.shape[-1])
-    fresh = jax.tree.map(lambda new, old: jnp.broadcast_to(new, old.shape), fresh, actor.episodes)
+    begun = begin_episodes(parts.env, actor.episodes.lengths.shape[-1]), first_carries(parts)
+    fresh, carry = jax.tree.map(
+        lambda new, old: jnp.broadcast_to(new, old.shape), begun, (actor.episodes, actor.carry)
+    )
     costs = actor.episodes.costs
     episodes = fresh.replace(
         costs=costs and costs.replace(totals=fresh.costs.totals),
@@ -206,7 +228,9 @@ def _begun_anew(
         last_mean_return=actor.episodes.last_mean_return,
         any_ended=actor.episodes.any_ended,
     )
-    return actor.replace(env_state=jnp.asarray(fingerprint), obs=_on_device(obs), episodes=episodes)
+    return actor.replace(
+        env_state=jnp.asarray(fingerprint), obs=_on_device(obs), episodes=episodes, carry=carry
+    )
 
 
 class _Rows:

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from trpo_jax.envs.base import EnvStep, cost_names, metric_names, named_costs, observation_spec
-from trpo_jax.learner.acting import decide
+from trpo_jax.learner.acting import decide, network_input
 from trpo_jax.learner.assembly import example_observation
 from trpo_jax.learner.bookkeeping import begin_again, begin_episodes, count_step
 from trpo_jax.learner.host_rollout import ActingState, Record
+from trpo_jax.learner.memory import first_carries, initial_carry, on_rollout
 from trpo_jax.learner.normalization import init_tree_statistics
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.rollout import transitions
@@ -49,12 +50,14 @@ def complete(
     counted = jax.tree.map(
         lambda leaf: _as_rows(leaf) if leaf.shape[:2] == shape else leaf, counted
     )
-    acting = ActingState(start.policy_params, start.obs_statistics)
-    distribution = decide(parts, acting, jax.random.key(0), obs, deterministic=True).distribution
+    seen = policy_view(network_input(parts, start.obs_statistics, obs))
+    begins, carry = counted.lengths.reshape(shape) == 1, start.actor.policy_carry
+    distribution = on_rollout(parts.policy, start.policy_params, carry, seen, begins)
     flat = transitions(
         parts.env, start.num_updates, obs, action, log_prob, distribution, flat_step, counted
     )
     trajectory = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), flat)
+    trajectory = trajectory.replace(carry=start.actor.carry)
     return end.replace(actor=end.actor.replace(episodes=episodes)), trajectory
 
 
@@ -67,7 +70,8 @@ def trajectory_spec(parts: Parts) -> Trajectory:
         example = example_observation(env)
         params = parts.policy.init(key, policy_view(example))
         statistics = init_tree_statistics(observation_spec(env))
-        chosen = decide(parts, ActingState(params, statistics), key, obs)
+        carry = initial_carry(parts.policy, num_envs)
+        chosen = decide(parts, ActingState(params, statistics), key, obs, carry=carry)
         log_prob = chosen.distribution.log_prob(chosen.action)
         metrics, costs = (dict.fromkeys(x(env), zeros) for x in (metric_names, cost_names))
         step = EnvStep(obs, zeros, zeros > 0, zeros > 0, metrics, costs)
@@ -80,10 +84,11 @@ def trajectory_spec(parts: Parts) -> Trajectory:
         lambda leaf: jax.ShapeDtypeStruct((num_envs, *leaf.shape), leaf.dtype),
         observation_spec(env),
     )
-    return jax.tree.map(
+    rows = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((num_steps, *leaf.shape), leaf.dtype),
         jax.eval_shape(row, obs),
     )
+    return rows.replace(carry=jax.eval_shape(lambda: first_carries(parts)))
 
 
 def _as_rows(leaf: jax.Array) -> jax.Array:

@@ -9,12 +9,12 @@ from trpo_jax.common.batches import in_chunks
 from trpo_jax.config import HParams
 from trpo_jax.learner.batch import PreparedBatch, prepare_batch
 from trpo_jax.learner.bookkeeping import merge_observations, record_episodes, scale_rewards
+from trpo_jax.learner.memory import on_examples
 from trpo_jax.learner.monitoring import UpdateMetrics, update_metrics
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.policy_step import guarded_step
 from trpo_jax.learner.types import CostCritic, TrainState, Trajectory
 from trpo_jax.learner.value import ValueFitInfo
-from trpo_jax.spaces import policy_view
 
 
 def learn(
@@ -34,15 +34,16 @@ def learn(
     cost_critic, cost_fit = _fitted_cost_critic(parts, fit_key, state, prepared, hparams)
 
     before = state.actor.episodes
+    carry = trees.select(prepared.on_policy, prepared.carry, state.actor.carry)
     episodes = record_episodes(before, trajectory)
-    new_policy = in_chunks(parts.policy.apply, config.chunk_size)
+    new_policy = in_chunks(on_examples(parts.policy), config.chunk_size)
     metrics = update_metrics(
         info=info,
         fit=fit,
         cost_fit=cost_fit,
         trajectory=trajectory,
         prepared=prepared,
-        new_distribution=new_policy(policy_params, policy_view(prepared.batch.obs)),
+        new_distribution=new_policy(policy_params, prepared.batch.policy_obs),
         before=before,
         after=episodes,
         hparams=hparams,
@@ -58,7 +59,9 @@ def learn(
         return_statistics=trees.select(
             prepared.on_policy, rewards.statistics, state.return_statistics
         ),
-        actor=state.actor.replace(episodes=episodes.replace(discounted=rewards.discounted)),
+        actor=state.actor.replace(
+            episodes=episodes.replace(discounted=rewards.discounted), carry=carry
+        ),
         cost_critic=cost_critic,
     )
     return new_state, metrics
@@ -72,7 +75,7 @@ def _guarded_fit(
     weight = prepared.batch.weight * prepared.on_policy
     params, fit_state, info = parts.value_fit.apply(
         key,
-        in_chunks(parts.critic.apply, parts.config.chunk_size),
+        in_chunks(on_examples(parts.critic), parts.config.chunk_size),
         *before,
         prepared.batch.replace(weight=weight),
         hparams,
@@ -94,7 +97,7 @@ def _fitted_cost_critic(
     critic, costs = state.cost_critic, prepared.batch.costs
     if critic is None or costs is None:
         return critic, None
-    batch = prepared.batch.replace(value=costs.value, value_target=costs.value_target)
+    batch = prepared.batch.for_costs()
     params, opt_state, info = _guarded_fit(
         parts,
         jax.random.fold_in(key, 1),

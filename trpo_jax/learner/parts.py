@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from trpo_jax.config import TRPOConfig
 from trpo_jax.envs.base import Environment
-from trpo_jax.policies.policy import Critic, Policy
+from trpo_jax.policies.policy import Critic, Policy, RecurrentCritic, RecurrentPolicy
 
 
 class PolicyStep(NamedTuple):
@@ -51,9 +51,9 @@ class Parts(NamedTuple):
     """The environment it acts in."""
     config: TRPOConfig
     """Settings that fix shapes, loop bounds and branches."""
-    policy: Policy
+    policy: Policy | RecurrentPolicy
     """π."""
-    critic: Critic = None  # type: ignore[assignment]
+    critic: Critic | RecurrentCritic = None  # type: ignore[assignment]
     """V."""
     policy_step: PolicyStep = None  # type: ignore[assignment]
     """How π is improved."""

@@ -18,9 +18,10 @@ from trpo_jax.envs.base import (
 )
 from trpo_jax.learner.acting import allows_action, decide, finite_or_zero
 from trpo_jax.learner.bookkeeping import begin_again, count_step
+from trpo_jax.learner.memory import remembered
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.types import ActorState, EpisodeProgress, TrainState, Trajectory
-from trpo_jax.policies.policy import Policy
+from trpo_jax.policies.policy import Policy, RecurrentPolicy
 
 _MAX_POOL = 65_536
 _STEPS_PER_COSTLY_RESET = 16
@@ -28,7 +29,7 @@ _MIN_SHARE = 8
 
 
 def rollout(
-    state: TrainState, *, env: Environment, policy: Policy, config: TRPOConfig
+    state: TrainState, *, env: Environment, policy: Policy | RecurrentPolicy, config: TRPOConfig
 ) -> tuple[TrainState, Trajectory]:
     """Step N environments T times with the policy of `state`, resetting those that end.
 
@@ -49,7 +50,7 @@ def rollout(
     ) -> tuple[ActorState, Trajectory]:
         action_key, step_keys = keys
         obs = actor.obs
-        chosen = decide(parts, state, action_key, obs)
+        chosen = decide(parts, state, action_key, obs, carry=actor.policy_carry)
         env_state, step = step_batch(env, step_keys, actor.env_state, chosen.env_action)
 
         done = step.terminated | step.truncated
@@ -66,11 +67,13 @@ def rollout(
             step,
             episodes,
         )
-        return ActorState(env_state, next_obs, begin_again(episodes, done)), record
+        carry = remembered(parts, actor.carry, chosen.carry, done)
+        return ActorState(env_state, next_obs, begin_again(episodes, done), carry), record
 
     actor, trajectory = jax.lax.scan(
         advance, state.actor, (action_keys, step_keys.reshape(num_steps, num_envs))
     )
+    trajectory = trajectory.replace(carry=state.actor.carry)
     return state.replace(key=next_key[0], actor=actor), trajectory
 
 

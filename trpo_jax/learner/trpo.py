@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import jax
 
@@ -18,6 +18,7 @@ from trpo_jax.learner.agent import (
     Agent,
     act_with,
     evaluate_with,
+    initial_carry_of,
     require_own_state,
     scalars,
     typed_key,
@@ -30,7 +31,7 @@ from trpo_jax.learner.learn import learn
 from trpo_jax.learner.parts import PolicyStep, ValueFit
 from trpo_jax.learner.rollout import rollout
 from trpo_jax.learner.types import TrainState, Trajectory
-from trpo_jax.policies.policy import Critic, Policy
+from trpo_jax.policies.policy import Critic, Policy, RecurrentCritic, RecurrentPolicy
 from trpo_jax.solver.trust_region import trust_region_step
 
 
@@ -39,8 +40,8 @@ def make_trpo(
     config: TRPOConfig = TRPOConfig(),  # noqa: B008 - frozen
     *,
     policy_step: Callable[..., Any] | PolicyStep = trust_region_step,
-    policy: Policy | None = None,
-    critic: Critic | None = None,
+    policy: Policy | RecurrentPolicy | None = None,
+    critic: Critic | RecurrentCritic | None = None,
     value_fit: ValueFit | None = None,
 ) -> Agent:
     """Build an agent for an environment.
@@ -50,6 +51,7 @@ def make_trpo(
     `policy_step(objective, params, batch, hparams, config) -> (params, info)` improves the policy;
     `info` is a `StepInfo` or `TrustRegionInfo`. A `PolicyStep` may also carry state and draw random
     numbers, and so may a `ValueFit`. `policy_from_flax` and `critic_from_flax` wrap flax modules.
+    A `RecurrentPolicy` or `RecurrentCritic` has a memory, whatever `memory` says.
     The same arguments return the same agent, so calling again compiles nothing. Raises `ValueError`
     if the environment does not satisfy the interface `Environment`, or if a part does not fit it.
     """
@@ -58,12 +60,16 @@ def make_trpo(
         raise ValueError(f"config={config!r} must be a TRPOConfig; HParams go to update and train")
     if not (callable(policy_step) or isinstance(policy_step, PolicyStep)):
         raise ValueError(f"policy_step={policy_step!r} must be a function or a PolicyStep")
-    for name, part, kind in (
-        ("policy", policy, Policy), ("critic", critic, Critic), ("value_fit", value_fit, ValueFit)
-    ):  # fmt: skip
+    parts: tuple[tuple[str, Any, Any], ...] = (
+        ("policy", policy, Policy | RecurrentPolicy),
+        ("critic", critic, Critic | RecurrentCritic),
+        ("value_fit", value_fit, ValueFit),
+    )
+    for name, part, kind in parts:
         if not isinstance(part, kind | None):
+            kinds = " or ".join(each.__name__ for each in get_args(kind) or (kind,))
             raise ValueError(
-                f"{name}={part!r} must be a trpo_jax.{kind.__name__}; wrap a flax module with "
+                f"{name}={part!r} must be a trpo_jax.{kinds}; wrap a flax module with "
                 "policy_from_flax or critic_from_flax"
             )
     own_step = None if policy_step is trust_region_step else policy_step
@@ -75,8 +81,8 @@ def build_agent(
     env: Environment,
     config: TRPOConfig,
     policy_step: Callable[..., Any] | PolicyStep | None = None,
-    policy: Policy | None = None,
-    critic: Critic | None = None,
+    policy: Policy | RecurrentPolicy | None = None,
+    critic: Critic | RecurrentCritic | None = None,
     value_fit: ValueFit | None = None,
 ) -> Agent:
     """`make_trpo` without its checks; `build_agent.cache_clear()` drops the cached agents."""
@@ -132,4 +138,5 @@ def build_agent(
         policy=parts.policy,
         critic=parts.critic,
         parts=parts,
+        initial_carry=functools.partial(initial_carry_of, parts),
     )

@@ -2,14 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 from flax import struct
 
 from trpo_jax.envs.base import Obs
 from trpo_jax.learner.normalization import RunningStatistics
-from trpo_jax.spaces import critic_view
+from trpo_jax.spaces import critic_view, policy_view
 
 
 class SparseNode:
@@ -79,8 +79,24 @@ class EpisodeProgress(SparseNode):
     """What they cost; None if the environment has no costs."""
 
 
-class ActorState(struct.PyTreeNode):
-    """The state of the environments: acting changes it, learning does not."""
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
+class Carries(SparseNode):
+    """What the networks remember of the current episodes, leaves [N, ...]; None: no memory."""
+
+    policy: Any = None
+    """The memory of π after the last observation; fresh where an episode has just begun."""
+    critic: Any = None
+    """That of V, as of the end of the last batch that was learnt from."""
+    cost_critic: Any = None
+    """That of V_C."""
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
+class ActorState(SparseNode):
+    """The state of the environments: acting changes it, learning does not, but for the memories of
+    the critics."""
 
     env_state: Any
     """States of the environments, [N, ...]."""
@@ -88,6 +104,13 @@ class ActorState(struct.PyTreeNode):
     """Their current observations, not normalised; leaves [N, ...]."""
     episodes: EpisodeProgress
     """Progress of the current episodes."""
+    carry: Carries | None = None
+    """The memories of the networks; None if none has any."""
+
+    @property
+    def policy_carry(self) -> Any:
+        """The memory of the policy; None if it has none."""
+        return self.carry and self.carry.policy
 
 
 class CostCritic(struct.PyTreeNode):
@@ -163,6 +186,37 @@ class Trajectory(struct.PyTreeNode):
     """float32 [T, N] by name: what the step cost; NaN and ±∞ are replaced by 0."""
     episode_costs: dict[str, jax.Array] = struct.field(default_factory=dict)
     """float32 [T, N] by name: undiscounted cost of the episode up to and including this step."""
+    carry: Carries | None = None
+    """[N, ...]: the memories before the first step; None if no network has any."""
+
+    @property
+    def begins(self) -> jax.Array:
+        """bool [T, N]: whether the step is the first of its episode, so memories start anew."""
+        return self.episode_length == 1
+
+
+class Sequences(NamedTuple):
+    """Examples that are sequences, as one network reads them: N of T steps."""
+
+    obs: Obs
+    """[N, T, ...]."""
+    reset: jax.Array
+    """bool [N, T]: whether the memory starts anew before the step."""
+    carry: Any
+    """[N, ...]: the memory before the first step; None if the network has none."""
+
+
+class SequenceStarts(NamedTuple):
+    """How the sequences of a batch begin."""
+
+    reset: jax.Array
+    """bool [N, T]: whether the memories start anew before the step."""
+    carry: Carries
+    """[N, ...]: the memories before the first step."""
+
+    def sequences(self, obs: Obs, network: str) -> Sequences:
+        """The sequences as the network of that name reads them; `obs` [N, T, ...] is its part."""
+        return Sequences(obs, self.reset, getattr(self.carry, network))
 
 
 class BatchCosts(struct.PyTreeNode):
@@ -184,7 +238,9 @@ class BatchCosts(struct.PyTreeNode):
 class Batch(struct.PyTreeNode):
     """A flattened trajectory, ready for the policy step and the value fit; leaves [B, ...].
 
-    Environment by environment: row n · T + t is step t of environment n.
+    Environment by environment: row n · T + t is step t of environment n. If a network has a memory,
+    nothing is flattened: an example is the sequence of one environment, and [B, ...] below reads
+    [N, T, ...].
     """
 
     obs: Obs
@@ -208,8 +264,27 @@ class Batch(struct.PyTreeNode):
     """float32 [B]: 1 for valid transitions, 0 for invalid ones."""
     costs: BatchCosts | None = None
     """None if the policy step does not use costs."""
+    starts: SequenceStarts | None = None
+    """How the sequences begin; None if the examples are transitions."""
 
     @property
-    def critic_obs(self) -> Obs:
-        """The part of `obs` that the critic sees."""
-        return critic_view(self.obs)
+    def policy_obs(self) -> Any:
+        """The examples as the policy reads them: the part of `obs` that it sees, or `Sequences`."""
+        return self._examples(policy_view(self.obs), "policy")
+
+    @property
+    def critic_obs(self) -> Any:
+        """The examples as the critic reads them."""
+        return self._examples(critic_view(self.obs), "critic")
+
+    def for_costs(self) -> "Batch":
+        """The batch with values, targets and memory of V_C, for its fit."""
+        assert self.costs is not None
+        starts, costs = self.starts, self.costs
+        if starts is not None:
+            carry = starts.carry.replace(critic=starts.carry.cost_critic)
+            starts = starts._replace(carry=carry)
+        return self.replace(value=costs.value, value_target=costs.value_target, starts=starts)
+
+    def _examples(self, obs: Obs, network: str) -> Any:
+        return obs if self.starts is None else self.starts.sequences(obs, network)

@@ -49,9 +49,10 @@ def fit_value(
     """Minimise Σ w (V(obs) − target)² / Σ w by Adam over shuffled minibatches.
 
     `apply(params, obs)` gives values [B]; `obs` is an array or a tree of [B, ...], `target` and
-    `weight` are [B]; `minibatch_size` must divide B. The optimiser continues from `opt_state`. If
-    the result is not finite, or all weights are 0, parameters and optimiser state are unchanged.
-    Returns (params, opt_state, `ValueFitInfo`). Kingma & Ba 2015.
+    `weight` are [B]; `minibatch_size` must divide B. An example may be a sequence: then values,
+    target and weight are [B, T]. The optimiser continues from `opt_state`. If the result is not
+    finite, or all weights are 0, parameters and optimiser state are unchanged. Returns (params,
+    opt_state, `ValueFitInfo`). Kingma & Ba 2015.
     """
     target = _checked_target(apply, params, obs, target, weight)
     batch_size = target.shape[0]
@@ -139,14 +140,16 @@ def _checked_target(
 ) -> jax.Array:
     """The targets, with 0 where the weight is 0: there they need not be finite.
 
-    Raises `ValueError` unless there are B values, targets and weights for B observations.
+    Raises `ValueError` unless there are B values, targets and weights for B observations, or
+    [B, T] for sequences.
     """
     values = jax.eval_shape(apply, params, obs).shape
     rows = jax.tree.leaves(obs)[0].shape[0]
+    wanted = (rows, *weight.shape[1:])
     for name, shape in (("target", target.shape), ("weight", weight.shape), ("apply", values)):
-        if shape != (rows,):
+        if shape != wanted:
             raise ValueError(
-                f"{name} gives shape {shape} for {rows} observations; it must be [{rows}]: "
+                f"{name} gives shape {shape} for {rows} observations; it must be {list(wanted)}: "
                 "squeeze it"
             )
     return jnp.where(weight > 0, target, 0)

@@ -7,7 +7,7 @@ from trpo_jax.policies.distributions import (
     MultiCategorical,
 )
 from trpo_jax.policies.from_flax import critic_from_flax, policy_from_flax
-from trpo_jax.policies.policy import Critic, Policy
+from trpo_jax.policies.policy import Critic, Policy, RecurrentCritic, RecurrentPolicy
 
 __all__ = [
     "Categorical",
@@ -16,6 +16,8 @@ __all__ = [
     "Distribution",
     "MultiCategorical",
     "Policy",
+    "RecurrentCritic",
+    "RecurrentPolicy",
     "critic_from_flax",
     "policy_from_flax",
 ]

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 
 from trpo_jax.config import TRPOConfig
+from trpo_jax.policies.cells import CELLS
 from trpo_jax.policies.networks import (
     MINATAR,
     NATURE,
@@ -19,13 +20,19 @@ from trpo_jax.policies.networks import (
     make_policy,
     smallest_image,
 )
-from trpo_jax.policies.policy import Critic, Policy
+from trpo_jax.policies.policy import Critic, Policy, RecurrentCritic, RecurrentPolicy
+from trpo_jax.policies.recurrent import make_recurrent_critic, make_recurrent_policy
 from trpo_jax.spaces import ActionSpace, Box, Discrete, is_shape
 
 
-def default_policy(action_space: ActionSpace, shapes: Any, config: TRPOConfig) -> Policy:
+def default_policy(
+    action_space: ActionSpace, shapes: Any, config: TRPOConfig
+) -> Policy | RecurrentPolicy:
     """The configured policy; `shapes` are those of an observation, a tree of tuples."""
-    return make_policy(policy_body(shapes, config), _head(action_space, config))
+    body, head = policy_body(shapes, config), _head(action_space, config)
+    if config.memory == "none":
+        return make_policy(body, head)
+    return make_recurrent_policy(body, _memory(config), head)
 
 
 def policy_body(shapes: Any, config: TRPOConfig) -> Body:
@@ -33,10 +40,17 @@ def policy_body(shapes: Any, config: TRPOConfig) -> Body:
     return _body(shapes, config.hidden_sizes, config)
 
 
-def default_critic(shapes: Any, config: TRPOConfig) -> Critic:
+def default_critic(shapes: Any, config: TRPOConfig) -> Critic | RecurrentCritic:
     """The configured critic; `shapes` are those of an observation, a tree of tuples."""
     sizes = config.critic_hidden_sizes
-    return make_critic(_body(shapes, config.hidden_sizes if sizes is None else sizes, config))
+    body = _body(shapes, config.hidden_sizes if sizes is None else sizes, config)
+    if config.memory == "none" or not config.critic_memory:
+        return make_critic(body)
+    return make_recurrent_critic(body, _memory(config))
+
+
+def _memory(config: TRPOConfig) -> nn.Module:
+    return CELLS[config.memory](config.memory_size, config.rematerialize)
 
 
 def _body(shapes: Any, hidden_sizes: tuple[int, ...], config: TRPOConfig) -> Body:

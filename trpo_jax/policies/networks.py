@@ -1,7 +1,5 @@
 """The built-in actor and critic: flax modules, exposed as pure functions."""
 
-import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -16,6 +14,7 @@ from trpo_jax.policies.distributions import (
     MultiCategorical,
     masked,
 )
+from trpo_jax.policies.initializers import bound, draw
 from trpo_jax.policies.policy import Critic, Params, Policy
 from trpo_jax.spaces import Observation, policy_part
 
@@ -37,36 +36,6 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": nn.gelu,
 }
 _SATURATION = 0.99
-
-
-def _bound(gain: float):
-    """A kernel initialiser that returns a bound: √3 · gain / √fan_in, that of a uniform
-    distribution with standard deviation gain / √fan_in. `_draw` turns bounds into numbers.
-
-    Not orthogonal: batched QR deadlocks the CPU client of jaxlib 0.10 when `init` is vmapped.
-    """
-
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        del key
-        return jnp.full(shape, gain * (3 / math.prod(shape[:-1])) ** 0.5, dtype)
-
-    return init
-
-
-def _draw(key: jax.Array, bounds: Params) -> Params:
-    """Draw every kernel uniformly within its bounds; keep vectors (biases, log σ) unchanged.
-
-    All kernels share one draw, because each separate draw takes a quarter of a second to compile.
-    """
-    leaves, structure = jax.tree.flatten(bounds)
-    sizes = [leaf.size if leaf.ndim > 1 else 0 for leaf in leaves]
-    noise = jax.random.uniform(key, (sum(sizes),), jnp.float32, -1.0, 1.0)
-    parts = jnp.split(noise, list(itertools.accumulate(sizes))[:-1])
-    drawn = [
-        leaf * part.reshape(leaf.shape) if leaf.ndim > 1 else leaf
-        for leaf, part in zip(leaves, parts, strict=True)
-    ]
-    return jax.tree.unflatten(structure, drawn)
 
 
 def _patches(images: jax.Array, side: int, stride: int) -> jax.Array:
@@ -112,10 +81,10 @@ def _narrow_product(x: jax.Array, kernel: jax.Array, _: Any, precision: Any) -> 
     return jax.lax.dot_general(x, rows, (((x.ndim - 1,), (1,)), ((), ())), precision=precision)
 
 
-def _last_layer(num_outputs: int, gain: float) -> nn.Dense:
+def last_layer(num_outputs: int, gain: float) -> nn.Dense:
     """A linear layer from features to a few outputs."""
     return nn.Dense(
-        num_outputs, kernel_init=_bound(gain), precision="highest", dot_general=_narrow_product
+        num_outputs, kernel_init=bound(gain), precision="highest", dot_general=_narrow_product
     )
 
 
@@ -138,7 +107,7 @@ class Body(nn.Module):
     def __call__(self, obs: Any) -> jax.Array:
         """Features of a batch of observations, a tree of [..., *shape]."""
         activate = _ACTIVATIONS[self.activation]
-        init = _bound(1.0 if self.activation == "tanh" else 2.0**0.5)
+        init = bound(1.0 if self.activation == "tanh" else 2.0**0.5)
         leaves = jax.tree.leaves(obs)
         batch_shape = leaves[0].shape[: leaves[0].ndim - len(self.obs_shapes[0])]
         parts = [
@@ -173,7 +142,7 @@ class CategoricalHead(nn.Module):
     @nn.compact
     def __call__(self, features: jax.Array, action_mask: jax.Array | None = None) -> Categorical:
         """The small last layer makes the first policy nearly uniform."""
-        return Categorical(masked(_last_layer(self.num_actions, 0.01)(features), action_mask))
+        return Categorical(masked(last_layer(self.num_actions, 0.01)(features), action_mask))
 
 
 class MultiCategoricalHead(nn.Module):
@@ -186,7 +155,7 @@ class MultiCategoricalHead(nn.Module):
         self, features: jax.Array, action_mask: jax.Array | None = None
     ) -> MultiCategorical:
         """One layer gives the logits of all dimensions."""
-        logits = _last_layer(sum(self.num_categories), 0.01)(features)
+        logits = last_layer(sum(self.num_categories), 0.01)(features)
         return MultiCategorical(masked(logits, action_mask), num_categories=self.num_categories)
 
 
@@ -208,9 +177,9 @@ class GaussianHead(nn.Module):
     ) -> DiagonalGaussian:
         """The mean depends on the state; log σ is broadcast to the batch. Masks do not apply."""
         assert action_mask is None
-        mean = _last_layer(self.num_dimensions, 0.01)(features)
+        mean = last_layer(self.num_dimensions, 0.01)(features)
         if self.state_dependent:
-            log_std = self.initial_log_std + _last_layer(self.num_dimensions, 0.01)(features)
+            log_std = self.initial_log_std + last_layer(self.num_dimensions, 0.01)(features)
         else:
             initial = nn.initializers.constant(self.initial_log_std)
             log_std = self.param("log_std", initial, (self.num_dimensions,), jnp.float32)
@@ -238,7 +207,7 @@ class ValueNetwork(nn.Module):
     @nn.compact
     def __call__(self, obs: Any) -> jax.Array:
         """V(obs), one number per observation."""
-        return _last_layer(1, 1.0)(self.body(obs))[..., 0]
+        return last_layer(1, 1.0)(self.body(obs))[..., 0]
 
 
 def make_policy(body: Body, head: nn.Module) -> Policy:
@@ -262,10 +231,10 @@ def make_critic(body: Body) -> Critic:
 
 
 def _initializer(network: nn.Module) -> Callable[[jax.Array, Any], Params]:
-    """For the modules of this file only, whose initialisers return bounds."""
+    """For modules whose initialisers return bounds, such as those of this file."""
 
     def init(key: jax.Array, obs: Any) -> Params:
-        return _draw(key, network.init(key, obs))
+        return draw(key, network.init(key, obs))
 
     return init
 

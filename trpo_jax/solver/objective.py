@@ -19,7 +19,9 @@ class Objective(NamedTuple):
     maximise  L(θ) = Σᵢ wᵢ gainᵢ(θ) / Σᵢ wᵢ   subject to   D(θ) = Σᵢ wᵢ divergenceᵢ(θ) / Σᵢ wᵢ ≤ δ.
 
     At the parameters where a step starts, gain, divergence and ∇divergence must be zero. A batch
-    is a tree whose leaves have a leading axis B; `outputs` is any tree with that axis.
+    is a tree whose leaves have a leading axis B; `outputs` is any tree with that axis. An example
+    may consist of parts with weights of their own, such as the steps of a sequence: then [B] below
+    reads [B, T], and i goes over all parts of all examples.
     """
 
     predict: Callable[[Tree, Tree], Tree]
@@ -121,5 +123,5 @@ def require_curvature(curvature: str, objective: Objective) -> None:
 
 
 def _along(leaf: jax.Array, per_example: jax.Array) -> jax.Array:
-    """[B] reshaped to broadcast against a leaf [B, …]."""
-    return per_example.reshape(per_example.shape + (1,) * (leaf.ndim - 1))
+    """[B] or [B, T] reshaped to broadcast against a leaf with these axes in front."""
+    return per_example.reshape(per_example.shape + (1,) * (leaf.ndim - per_example.ndim))
