@@ -17,6 +17,7 @@ from trpo_jax.envs.wrappers import innermost, innermost_state
 from trpo_jax.experiments import mujoco_pictures
 from trpo_jax.experiments.mujoco_pictures import captioned
 from trpo_jax.experiments.plots import COLORS
+from trpo_jax.learner.agent import act_and_remember
 from trpo_jax.learner.evaluation import DEFAULT_MAX_STEPS
 from trpo_jax.learner.host_rollout import draw_seeds, naming
 from trpo_jax.learner.trpo import Agent
@@ -126,15 +127,16 @@ def play(
 
     @jax.jit
     def steps(state: TrainState) -> Any:
-        def advance(carried: tuple[Any, jax.Array], key: jax.Array) -> Any:
-            env_state, obs = carried
+        def advance(carried: tuple[Any, jax.Array, Any], key: jax.Array) -> Any:
+            env_state, obs, carry = carried
             action_key, step_key = jax.random.split(key)
-            action = agent.act(state, action_key, obs, deterministic=deterministic)
+            action, carry = act_and_remember(agent, state, action_key, obs, deterministic, carry)
             env_state, step = step_batch(env, step_key[None], env_state, action)
             ends = jnp.concatenate([step.terminated, step.truncated])
-            return (env_state, step.obs), (env_state, _vector(obs), action[0], step.reward[0], ends)
+            row = env_state, _vector(obs), action[0], step.reward[0], ends
+            return (env_state, step.obs, carry), row
 
-        start = reset_batch(env, reset_key[None])
+        start = *reset_batch(env, reset_key[None]), agent.initial_carry(1)
         _, (states, *rest) = jax.lax.scan(advance, start, jax.random.split(loop_key, limit))
         return jax.tree.map(_prepend, start[0], states), *rest
 
@@ -242,10 +244,11 @@ def play_on_host(
     seeds = np.asarray(draw_seeds(seed_key, 1)).astype(np.int64)
     rows, ending = [], "cut"
     with naming(env, "render"), contextlib.closing(env.simulators(seeds)) as simulators:
-        obs = simulators.reset()
+        obs, carry = simulators.reset(), agent.initial_carry(1)
         for step_key in jax.random.split(loop_key, limit):
             seen = np.asarray(_vector(obs))
-            action = np.asarray(agent.act(state, step_key, obs, deterministic=deterministic))
+            chosen, carry = act_and_remember(agent, state, step_key, obs, deterministic, carry)
+            action = np.asarray(chosen)
             step = simulators.step(action)
             rows.append((seen, action[0], float(step.reward[0])))
             obs = step.obs

@@ -89,6 +89,15 @@ def _is_list_of_numbers(node: Any) -> bool:
     )
 
 
+def act_and_remember(
+    agent: Agent, state: TrainState, key: jax.Array, obs: Any, deterministic: bool, carry: Any
+) -> tuple[Any, Any]:
+    """(action, carry) of an agent with or without memory, whose carry is then None."""
+    if carry is None:
+        return agent.act(state, key, obs, deterministic=deterministic), None
+    return agent.act(state, key, obs, deterministic=deterministic, carry=carry)
+
+
 def initial_carry_of(parts: Parts, number: int = 1) -> Any:
     """`Agent.initial_carry`, given the parts."""
     require_whole_number("n", number)

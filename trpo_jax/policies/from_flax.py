@@ -16,7 +16,8 @@ from trpo_jax.policies.distributions import (
     MultiCategorical,
     masked,
 )
-from trpo_jax.policies.policy import Critic, Params, Policy
+from trpo_jax.policies.policy import Critic, Params, Policy, RecurrentPolicy
+from trpo_jax.policies.recurrent_flax import is_recurrent, recurrent_policy
 from trpo_jax.spaces import (
     ActionSpace,
     Box,
@@ -36,7 +37,7 @@ def policy_from_flax(
     distribution: Callable[..., Any] | None = None,
     *,
     method: str | None = None,
-) -> Policy:
+) -> Policy | RecurrentPolicy:
     """A policy from a linen module, or from a function `rngs -> module` that makes an nnx module.
 
     `module(obs)` takes observations with one batch axis, [B, ...], and returns the parameters of
@@ -48,28 +49,23 @@ def policy_from_flax(
     if it returns a tuple); a module may also return a distribution itself. `method` names a method
     to call instead of `__call__`.
 
+    A linen module with memory takes and returns it, as flax's cells do: `module(carry, obs)` gives
+    (carry, outputs), for one step, and `module.initialize_carry(rng, (n, 1))` the memories of n
+    episodes that begin, [n, ...]. The result is then a `RecurrentPolicy`.
+
     Outputs of fewer than 32 bits, such as bfloat16, become float32.
 
     The module's own initialisers are used unchanged. Under `vmap` they run one after the other,
     because many of them call LAPACK, which deadlocks on a CPU when batched. Raises `ValueError` if
     the outputs do not fit the action space, or if the module has mutable state, such as BatchNorm.
     """
-    init_module, apply_module = _functions(module, method)
 
-    def outputs_of(params: Params, obs: Any) -> Any:
-        return trees.widened(apply_module(params, policy_part(obs)))
-
-    @sequential_vmap
-    def init(key: jax.Array, obs: Any) -> Params:
-        batch = _batched(policy_part(obs))
-        params = init_module(key, batch)
-        outputs = jax.eval_shape(apply_module, params, batch)
+    def with_own_parameters(params: Params, outputs: Any) -> Params:
         if distribution is None and _is_mean_alone(outputs, action_space):
-            params = {**params, "log_std": jnp.zeros(outputs.shape[-1:], jnp.float32)}
+            return {**params, "log_std": jnp.zeros(outputs.shape[-1:], jnp.float32)}
         return params
 
-    def apply(params: Params, obs: Any) -> Any:
-        outputs = outputs_of(params, obs)
+    def as_distribution(outputs: Any, params: Params, obs: Any) -> Any:
         mask = obs.action_mask if isinstance(obs, Observation) else None
         if distribution is None and not hasattr(outputs, "log_prob"):
             return _usual_distribution(outputs, params.get("log_std"), action_space, mask)
@@ -82,6 +78,19 @@ def policy_from_flax(
         if distribution is None:
             return outputs
         return distribution(*outputs) if isinstance(outputs, tuple) else distribution(outputs)
+
+    if is_recurrent(module):
+        return recurrent_policy(module, method, with_own_parameters, as_distribution)
+    init_module, apply_module = _functions(module, method)
+
+    @sequential_vmap
+    def init(key: jax.Array, obs: Any) -> Params:
+        batch = _batched(policy_part(obs))
+        params = init_module(key, batch)
+        return with_own_parameters(params, jax.eval_shape(apply_module, params, batch))
+
+    def apply(params: Params, obs: Any) -> Any:
+        return as_distribution(trees.widened(apply_module(params, policy_part(obs))), params, obs)
 
     return Policy(init=init, apply=apply)
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from trpo_jax.envs.base import observation_spec
-from trpo_jax.experiments.export.inputs import MASK, NOISE, Input
+from trpo_jax.experiments.export.inputs import CARRY, MASK, NOISE, Input
 from trpo_jax.learner.acting import Acting
 from trpo_jax.learner.normalization import EPSILON
 from trpo_jax.learner.parts import Parts
@@ -31,6 +31,19 @@ class Scale(NamedTuple):
     mean: np.ndarray
     factor: np.ndarray
     """1 / √(variance + ε)."""
+
+
+class Memory(NamedTuple):
+    """A memory cell between the hidden layers and the output."""
+
+    kind: str
+    """`TRPOConfig.memory`."""
+    inputs: Layer
+    """The part of all gates that comes from the features, side by side."""
+    recurrent: np.ndarray | None
+    """[size, gates · size]: the part that comes from the memory."""
+    candidate_bias: np.ndarray | None
+    """[size], of a GRU."""
 
 
 class Bounds(NamedTuple):
@@ -58,6 +71,7 @@ class Description(NamedTuple):
     convolutions: tuple[Layer, ...]
     hidden: tuple[Layer, ...]
     activation: str
+    memory: Memory | None
     output: Layer
     """To the logits, or to the mean."""
     log_std: Layer | None
@@ -74,7 +88,11 @@ class Description(NamedTuple):
 def describe(parts: Parts, state: Acting, inputs: tuple[Input, ...]) -> Description:
     """The description of a built-in policy, with its parameters and statistics as NumPy arrays."""
     names = [each.name for each in inputs]
-    observations = tuple(each for each in inputs if each.name not in (MASK, NOISE))
+    observations = tuple(
+        each
+        for each in inputs
+        if each.name not in (MASK, NOISE) and each.name.partition("/")[0] != CARRY
+    )
     spec, space = observation_spec(parts.env), parts.env.action_space
     body = policy_body(shapes_of(policy_part(spec)), parts.config)
     head = state.policy_params["params"]["head"]
@@ -93,6 +111,7 @@ def describe(parts: Parts, state: Acting, inputs: tuple[Input, ...]) -> Descript
         ),
         hidden=tuple(layers[number:]),
         activation=body.activation,
+        memory=_memory(parts.config.memory, state.policy_params["params"].get("memory")),
         output=_layer(head["Dense_0"]),
         log_std=_log_std(parts, head) if isinstance(space, Box) and NOISE in names else None,
         choices=_choices(space),
@@ -101,6 +120,14 @@ def describe(parts: Parts, state: Acting, inputs: tuple[Input, ...]) -> Descript
         masked=MASK in names,
         sampled=NOISE in names,
     )
+
+
+def _memory(kind: str, params: Any) -> Memory | None:
+    if params is None:
+        return None
+    parts = (params.get(name) for name in ("recurrent", "candidate_bias"))
+    recurrent, bias = (None if part is None else np.asarray(part) for part in parts)
+    return Memory(kind, _layer(params["inputs"]), recurrent, bias)
 
 
 def _layer(params: Any) -> Layer:

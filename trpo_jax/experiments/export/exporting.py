@@ -8,7 +8,12 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from trpo_jax.experiments.export.inputs import mask_inputs, noise_inputs, observation_inputs
+from trpo_jax.experiments.export.inputs import (
+    carry_inputs,
+    mask_inputs,
+    noise_inputs,
+    observation_inputs,
+)
 from trpo_jax.learner.agent import Agent, require_own_state
 from trpo_jax.learner.normalization import RunningStatistics
 from trpo_jax.learner.types import TrainState
@@ -40,7 +45,9 @@ def export_policy(
     the environment's types, for any B: `obs` (for a tree, `obs/` and the path of each leaf) and
     `action_mask` if the environment gives one. The output is `action` [B, …]. With `deterministic`
     false it is a sample, made from one more input, `noise`: standard normal [B, dimensions] for a
-    Gaussian, standard Gumbel [B, Σ categories] for choices.
+    Gaussian, standard Gumbel [B, Σ categories] for choices. A policy with memory has one more
+    input, `carry` [B, size] (for an LSTM `carry/0` and `carry/1`), zeros where an episode begins,
+    and returns it after the action, in the same order.
 
     - "onnx": opset 17, for any ONNX runtime; needs `pip install "trpo-jax[export]"`.
     - "numpy": an .npz file, and `numpy_policy.py` beside it, which runs it with NumPy alone.
@@ -54,6 +61,7 @@ def export_policy(
     inputs = (*observation_inputs(agent.parts), *mask_inputs(agent.parts))
     if not deterministic:
         inputs += noise_inputs(agent.parts, state.policy_params)
+    inputs += carry_inputs(agent.parts)
     file = Path(path) if Path(path).suffix else Path(path).with_suffix(SUFFIXES[format])
     acting = jax.device_get((state.policy_params, state.obs_statistics))
     written = _writer(format).contents(agent.parts, _Acting(*acting), inputs, file)

@@ -1,23 +1,26 @@
 """What an exported policy is given: named arrays with a batch axis, alike in every format."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from trpo_jax.envs.base import observation_spec
+from trpo_jax.learner.memory import initial_carry, step
 from trpo_jax.learner.parts import Parts
 from trpo_jax.policies.distributions import Categorical, DiagonalGaussian, MultiCategorical
 from trpo_jax.spaces import Observation, policy_part, policy_view
 
-OBS, MASK, NOISE = "obs", "action_mask", "noise"
+OBS, MASK, NOISE, CARRY = "obs", "action_mask", "noise", "carry"
 
 
 class Input(NamedTuple):
     """One input of an exported policy."""
 
     name: str
-    """"obs"; for a tree of observations "obs/" and the path of the leaf; "action_mask"; "noise"."""
+    """"obs"; for a tree of observations "obs/" and the path of the leaf; "action_mask"; "noise";
+    "carry", for a tree "carry/" and the path."""
     shape: tuple[int, ...]
     """Its shape after the batch axis."""
     dtype: np.dtype
@@ -51,7 +54,8 @@ def noise_inputs(parts: Parts, params: Any) -> tuple[Input, ...]:
         lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype),
         policy_view(observation_spec(parts.env)),
     )
-    distribution = jax.eval_shape(parts.policy.apply, params, example)
+    carry = initial_carry(parts.policy, 1)
+    distribution, _ = jax.eval_shape(functools.partial(step, parts.policy), params, carry, example)
     if isinstance(distribution, DiagonalGaussian):
         size = distribution.mean.shape[-1]
     elif isinstance(distribution, Categorical | MultiCategorical):
@@ -64,6 +68,26 @@ def noise_inputs(parts: Parts, params: Any) -> tuple[Input, ...]:
     return (Input(NOISE, (size,), np.dtype(np.float32)),)
 
 
+def carry_inputs(parts: Parts) -> tuple[Input, ...]:
+    """The memory of the policy, leaf by leaf; nothing if it has none. A file begins with zeros.
+
+    Raises `ValueError` if memories begin otherwise.
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(initial_carry(parts.policy, 1))[0]
+    if any(np.any(np.asarray(leaf)) for _, leaf in leaves):
+        raise ValueError("the policy's initial_carry is not zero, and a file begins with zeros")
+    return tuple(
+        Input(_name(path, CARRY), tuple(leaf.shape[1:]), np.dtype(leaf.dtype))
+        for path, leaf in leaves
+    )
+
+
+def as_carry(parts: Parts, arrays: dict[str, Any]) -> Any:
+    """The inputs as the memory that the policy is given; None without memory."""
+    structure: Any = jax.tree.structure(initial_carry(parts.policy, 1))
+    return structure.unflatten([arrays[each.name] for each in carry_inputs(parts)])
+
+
 def as_observation(parts: Parts, arrays: dict[str, Any]) -> Any:
     """The inputs as the observation that the policy is given, a tree of [B, ...]."""
     structure: Any = jax.tree.structure(policy_part(observation_spec(parts.env)))
@@ -71,5 +95,5 @@ def as_observation(parts: Parts, arrays: dict[str, Any]) -> Any:
     return Observation(seen, action_mask=arrays[MASK]) if MASK in arrays else seen
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    return "/".join([OBS, *(jax.tree_util.keystr((key,), simple=True) for key in path)])
+def _name(path: tuple[Any, ...], root: str = OBS) -> str:
+    return "/".join([root, *(jax.tree_util.keystr((key,), simple=True) for key in path)])

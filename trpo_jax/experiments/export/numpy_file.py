@@ -38,6 +38,7 @@ def _facts(description: Description, inputs: tuple[Input, ...]) -> dict[str, obj
         "strides": [layer.stride for layer in description.convolutions],
         "layers": len(description.hidden),
         "activation": description.activation,
+        "memory": description.memory and description.memory.kind,
         "choices": description.choices,
         "is_vector": description.is_vector,
         "squashed": bounds is not None and bounds.squashed,
@@ -52,6 +53,10 @@ def _arrays(description: Description, facts: str) -> dict[str, Any]:
             arrays |= {f"mean/{i}": scale.mean, f"factor/{i}": scale.factor}
     for name, layer in _named_layers(description):
         arrays |= {f"{name}/kernel": layer.kernel, f"{name}/bias": layer.bias}
+    memory = description.memory
+    if memory is not None:
+        own = {"recurrent": memory.recurrent, "candidate_bias": memory.candidate_bias}
+        arrays |= {f"memory/{name}": x for name, x in own.items() if x is not None}
     if description.bounds is not None:
         names = ("low", "high", "bounded")
         arrays |= {name: getattr(description.bounds, name) for name in names}
@@ -62,6 +67,7 @@ def _named_layers(description: Description) -> list[tuple[str, Layer]]:
     layers = [
         *((f"convolution/{i}", layer) for i, layer in enumerate(description.convolutions)),
         *((f"hidden/{i}", layer) for i, layer in enumerate(description.hidden)),
+        *([("memory/inputs", description.memory.inputs)] if description.memory else []),
         ("output", description.output),
     ]
     return layers if description.log_std is None else [*layers, ("log_std", description.log_std)]

@@ -2,6 +2,7 @@
 
 policy = NumpyPolicy("policy.npz")
 action = policy(obs=obs)  # [B, ...] -> [B, ...]; policy.inputs names and describes the inputs
+action, carry = policy(obs=obs, carry=carry)  # with a memory; it begins with zeros [B, size]
 """
 
 import json
@@ -41,8 +42,12 @@ class NumpyPolicy:
                 raise ValueError(f"{name} has shape {given[name].shape}; it must be [B, *{shape}]")
         arrays, facts = self._arrays, self._facts
         x = _features(arrays, facts, given)
+        remember, after = _MEMORIES.get(facts.get("memory")), ()
+        if remember is not None:
+            x, *after = remember(arrays, given, x)
         outputs = _dense(arrays, "output", x)
-        return (_choose if facts["choices"] else _move)(arrays, facts, given, x, outputs)
+        action = (_choose if facts["choices"] else _move)(arrays, facts, given, x, outputs)
+        return action if remember is None else (action, *after)
 
 
 def _features(arrays, facts, given):
@@ -71,6 +76,43 @@ def _features(arrays, facts, given):
 
 def _dense(arrays, name, x):
     return x @ arrays[f"{name}/kernel"] + arrays[f"{name}/bias"]
+
+
+def _sigmoid(x):
+    return 0.5 * (1 + np.tanh(x / 2))
+
+
+def _gru(arrays, given, x):
+    """(output, carry)."""
+    h, inputs = given["carry"], _dense(arrays, "memory/inputs", x)
+    own, size = h @ arrays["memory/recurrent"], h.shape[-1]
+    gates = _sigmoid(inputs[:, : 2 * size] + own[:, : 2 * size])
+    r, z = gates[:, :size], gates[:, size:]
+    bias = arrays["memory/candidate_bias"]
+    n = np.tanh(inputs[:, 2 * size :] + r * (own[:, 2 * size :] + bias))
+    h = (n + z * (h - n)).astype(np.float32)
+    return h, h
+
+
+def _lstm(arrays, given, x):
+    """(output, carry/0, carry/1)."""
+    c, h = given["carry/0"], given["carry/1"]
+    total = _dense(arrays, "memory/inputs", x) + h @ arrays["memory/recurrent"]
+    i, f, o, g = np.split(total, 4, axis=-1)
+    c = (_sigmoid(f) * c + _sigmoid(i) * np.tanh(g)).astype(np.float32)
+    h = (_sigmoid(o) * np.tanh(c)).astype(np.float32)
+    return h, c, h
+
+
+def _mingru(arrays, given, x):
+    """(output, carry)."""
+    z, n = np.split(_dense(arrays, "memory/inputs", x), 2, axis=-1)
+    z = _sigmoid(z)
+    h = (z * given["carry"] + (1 - z) * np.tanh(n)).astype(np.float32)
+    return h, h
+
+
+_MEMORIES = {"gru": _gru, "lstm": _lstm, "mingru": _mingru}
 
 
 def _choose(arrays, facts, given, x, logits):

@@ -8,8 +8,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from trpo_jax.experiments.export.description import Bounds, Description, Layer, Scale, describe
-from trpo_jax.experiments.export.inputs import MASK, NOISE, Input
+from trpo_jax.experiments.export.description import (
+    Bounds,
+    Description,
+    Layer,
+    Memory,
+    Scale,
+    describe,
+)
+from trpo_jax.experiments.export.inputs import CARRY, MASK, NOISE, Input
 from trpo_jax.learner.acting import Acting
 from trpo_jax.learner.normalization import CLIP
 from trpo_jax.learner.parts import Parts
@@ -25,7 +32,7 @@ def contents(
     """The file: one graph with inputs [batch, …] and the output `action` [batch, …]."""
     description = describe(parts, state, inputs)
     graph = _Graph()
-    features = _features(graph, description)
+    features, after = _remembered(graph, description, _features(graph, description))
     outputs = _dense(graph, features, description.output)
     if description.bounds is None:
         action, kind = _choose(graph, description, outputs), TensorProto.INT32
@@ -34,12 +41,18 @@ def contents(
         action, kind = _move(graph, description, features, outputs), TensorProto.FLOAT
         shape = description.bounds.shape
     graph.add("Identity", action, result="action")
+    carries = [each for each in inputs if each.name.partition("/")[0] == CARRY]
+    for each, value in zip(carries, after, strict=True):
+        graph.add("Identity", value, result=f"next_{each.name}")
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "policy",
             [_value(each.name, _type(each), each.shape) for each in inputs],
-            [_value("action", kind, shape)],
+            [
+                _value("action", kind, shape),
+                *(_value(f"next_{each.name}", TensorProto.FLOAT, each.shape) for each in carries),
+            ],
             graph.constants,
         ),
         producer_name="trpo_jax",
@@ -106,6 +119,49 @@ def _features(graph: _Graph, description: Description) -> str:
     for layer in description.hidden:
         x = _activated(graph, _dense(graph, x, layer), description.activation)
     return x
+
+
+def _remembered(
+    graph: _Graph, description: Description, features: str
+) -> tuple[str, tuple[str, ...]]:
+    """The features that the output sees, and the carry afterwards, leaf by leaf."""
+    memory = description.memory
+    if memory is None:
+        return features, ()
+    total = _dense(graph, features, memory.inputs)
+    if memory.kind == "gru":
+        h = _gru(graph, memory, total)
+        return h, (h,)
+    if memory.kind == "mingru":
+        size = memory.inputs.bias.size // 2
+        z, n = graph.split(total, (size, size))
+        h = _mixed(graph, graph.add("Sigmoid", z), CARRY, graph.add("Tanh", n))
+        return h, (h,)
+    assert memory.recurrent is not None
+    own = graph.add("MatMul", f"{CARRY}/1", graph.constant(memory.recurrent))
+    i, f, o, g = graph.split(graph.add("Add", total, own), (len(memory.recurrent),) * 4)
+    i, f, o = (graph.add("Sigmoid", gate) for gate in (i, f, o))
+    added = graph.add("Mul", i, graph.add("Tanh", g))
+    c = graph.add("Add", graph.add("Mul", f, f"{CARRY}/0"), added)
+    h = graph.add("Mul", o, graph.add("Tanh", c))
+    return h, (c, h)
+
+
+def _gru(graph: _Graph, memory: Memory, total: str) -> str:
+    assert memory.recurrent is not None
+    assert memory.candidate_bias is not None
+    sizes = (len(memory.recurrent),) * 3
+    own = graph.split(graph.add("MatMul", CARRY, graph.constant(memory.recurrent)), sizes)
+    r, z, n = graph.split(total, sizes)
+    r = graph.add("Sigmoid", graph.add("Add", r, own[0]))
+    z = graph.add("Sigmoid", graph.add("Add", z, own[1]))
+    kept = graph.add("Mul", r, graph.add("Add", own[2], graph.constant(memory.candidate_bias)))
+    return _mixed(graph, z, CARRY, graph.add("Tanh", graph.add("Add", n, kept)))
+
+
+def _mixed(graph: _Graph, share: str, old: str, new: str) -> str:
+    """new + share · (old − new)."""
+    return graph.add("Add", new, graph.add("Mul", share, graph.add("Sub", old, new)))
 
 
 def _number(graph: _Graph, each: Input, scale: Scale | None) -> str:
