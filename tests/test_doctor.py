@@ -83,6 +83,8 @@ SIGNS = {
     },
     "no_signal": {"advantage_std": np.zeros(UPDATES)},
     "dead_units": {"inactive_units": np.full((UPDATES, 2), 0.6)},
+    "saturated_memory": {"carry_saturation": np.full(UPDATES, 0.8), "memory_use": np.ones(UPDATES)},
+    "unused_memory": {"carry_saturation": np.zeros(UPDATES), "memory_use": np.full(UPDATES, 1e-6)},
     "singular_curvature": {"cg_breakdown": ALL},
     "cg_unconverged": {"cg_residual_norms": np.ones((UPDATES, 11)) * [1, *[0.6] * 10]},
     "untrained_critic": {

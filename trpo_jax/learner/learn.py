@@ -9,7 +9,7 @@ from trpo_jax.common.batches import in_chunks
 from trpo_jax.config import HParams
 from trpo_jax.learner.batch import PreparedBatch, prepare_batch
 from trpo_jax.learner.bookkeeping import merge_observations, record_episodes, scale_rewards
-from trpo_jax.learner.memory import on_examples
+from trpo_jax.learner.memory import memory_metrics, on_examples
 from trpo_jax.learner.monitoring import UpdateMetrics, update_metrics
 from trpo_jax.learner.parts import Parts
 from trpo_jax.learner.policy_step import guarded_step
@@ -47,6 +47,7 @@ def learn(
         before=before,
         after=episodes,
         hparams=hparams,
+        memory=memory_metrics(parts, state, prepared.batch),
     )
     new_state = state.replace(
         key=next_key,

@@ -13,9 +13,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from trpo_jax.common.batches import in_chunks
 from trpo_jax.envs.base import strongly_typed, where_done
 from trpo_jax.learner.parts import Parts
-from trpo_jax.learner.types import Carries, Sequences, SequenceStarts, Trajectory
+from trpo_jax.learner.types import (
+    Batch,
+    Carries,
+    Sequences,
+    SequenceStarts,
+    TrainState,
+    Trajectory,
+)
 from trpo_jax.policies.policy import (
     Carry,
     Critic,
@@ -202,6 +210,39 @@ def carries_after(
     done = trajectory.terminated[-1] | trajectory.truncated[-1]
     fresh = functools.partial(begun_anew, parts.critic, done=done)
     return carries and carries.replace(critic=fresh(critic), cost_critic=fresh(cost_critic))
+
+
+SATURATION = 0.99
+"""Size beyond which a unit of a memory, an output of tanh, hardly changes."""
+
+
+def memory_metrics(parts: Parts, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+    """How much the policy of a state takes from its memory on its batch, and how full that is.
+
+    `memory_use` is the mean KL from the policy to the same with every memory fresh; see
+    `UpdateMetrics`. Nothing for a policy without memory.
+    """
+    policy, carries = parts.policy, state.actor.carry
+    if not isinstance(policy, RecurrentPolicy) or carries is None:
+        return {}
+
+    def forgetful(params: Params, rows: Any) -> Any:
+        number = jax.tree.leaves(rows)[0].shape[0]
+        return step(policy, params, initial_carry(policy, number), rows)[0]
+
+    without = in_chunks(
+        lambda params, obs: _like_sequences(obs, forgetful(params, _merged(obs))),
+        parts.config.chunk_size,
+    )(state.policy_params, batch.policy_obs.obs)
+    use = jnp.sum(batch.weight * batch.distribution.kl(without)) / jnp.sum(batch.weight)
+    outputs = jax.tree.leaves(carries.policy)[-1]
+    saturated = jnp.mean(jnp.abs(outputs) > SATURATION, dtype=jnp.float32)
+    return {"memory_use": use, "carry_saturation": saturated}
+
+
+def _like_sequences(obs: Any, rows: Any) -> Any:
+    lead = jax.tree.leaves(obs)[0].shape[:2]
+    return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), rows)
 
 
 def _time_first(examples: Sequences) -> tuple[Any, jax.Array]:

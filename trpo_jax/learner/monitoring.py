@@ -121,6 +121,11 @@ class UpdateMetrics(struct.PyTreeNode):
     """The same after the fit."""
     cost_explained_variance: jax.Array | None = None
     """1 − Var(target − V_C) / Var(target), before the fit."""
+    memory_use: jax.Array | None = None
+    """Mean KL(π_old(·|h)‖π_old(·|fresh memory)) in nats on the batch: what the policy takes from
+    its memory, beyond the present observation. None, as the next, for a policy without memory."""
+    carry_saturation: jax.Array | None = None
+    """Fraction of the policy's memory that is saturated, |h| > 0.99, at the end of the rollout."""
     constraint: ConstraintInfo | None = None
     """What the policy step did about the limit of the costs, per step; None if it has none."""
 
@@ -162,6 +167,7 @@ def update_metrics(
     before: EpisodeProgress,
     after: EpisodeProgress,
     hparams: HParams,
+    memory: dict[str, Any],
 ) -> UpdateMetrics:
     """Assemble the record of one update."""
     batch, weight = prepared.batch, prepared.batch.weight
@@ -208,6 +214,7 @@ def update_metrics(
         env_metrics_last=_means_at_ends(trajectory.metrics, done),
         **_costs(trajectory, after),
         **_cost_critic(batch, cost_fit),
+        **memory,
     )
 
 

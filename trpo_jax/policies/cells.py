@@ -96,7 +96,7 @@ class GRU(nn.Module):
 
     def initial_carry(self, number: int) -> jax.Array:
         """Zeros."""
-        return jnp.zeros((number, self.size))
+        return jnp.zeros((number, self.size), jnp.float32)
 
 
 class LSTM(nn.Module):
@@ -133,7 +133,8 @@ class LSTM(nn.Module):
 
     def initial_carry(self, number: int) -> Any:
         """Zeros."""
-        return jnp.zeros((number, self.size)), jnp.zeros((number, self.size))
+        zeros = jnp.zeros((number, self.size), jnp.float32)
+        return zeros, zeros
 
 
 class MinGRU(nn.Module):
@@ -162,7 +163,7 @@ class MinGRU(nn.Module):
 
     def initial_carry(self, number: int) -> jax.Array:
         """Zeros."""
-        return jnp.zeros((number, self.size))
+        return jnp.zeros((number, self.size), jnp.float32)
 
 
 def linear_recurrence(factor: jax.Array, added: jax.Array, first: jax.Array) -> jax.Array:

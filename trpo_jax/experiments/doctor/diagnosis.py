@@ -16,6 +16,7 @@ from trpo_jax.experiments.doctor import (
     constraint_rules,
     data_rules,
     learning_rules,
+    memory_rules,
     solver_rules,
 )
 from trpo_jax.experiments.doctor.case import OFTEN, Case
@@ -30,6 +31,8 @@ RULES: tuple[Callable[[Case], Finding | None], ...] = (
     data_rules.exploding_rewards,
     data_rules.no_signal,
     learning_rules.dead_units,
+    memory_rules.saturated_memory,
+    memory_rules.unused_memory,
     solver_rules.singular_curvature,
     solver_rules.cg_unconverged,
     learning_rules.untrained_critic,
