@@ -34,6 +34,7 @@ PATHS = {
     "preconditioner": ("trpo_jax/solver",),
     "products": ("trpo_jax/policies", "trpo_jax/solver"),
     "published": ("trpo_jax/envs", "trpo_jax/presets.py", *_TRAINING),
+    "recurrence": _TRAINING,
     "roofline": _TRAINING,
     "runner": ("trpo_jax/experiments", "trpo_jax/learner"),
     "speed": _TRAINING,

@@ -33,6 +33,8 @@ MINIATURES = [
     "precision residuals --quick",
     "precision time --quick",
     "preconditioner --quick",
+    "recurrence learn CartPole --quick",
+    "recurrence price --quick",
     "products --quick",
     "roofline --quick",
     "runner --quick",
