@@ -22,9 +22,10 @@ KEY = jax.random.key(5)
 def always(action):
     """An agent that needs no training."""
     return types.SimpleNamespace(
+        initial_carry=lambda number: None,
         act=lambda state, key, obs, deterministic: jnp.broadcast_to(
             jnp.asarray(action), (obs.shape[0], *np.shape(action))
-        )
+        ),
     )
 
 

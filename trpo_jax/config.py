@@ -145,7 +145,7 @@ class TRPOConfig:
         None,
         "transitions per gradient step of the value fit; none: the divisor of the batch size "
         "nearest to a sixteenth of it, or to 128 if that is more, but at least 32; with a memory "
-        "they are whole sequences, so a multiple of num_steps",
+        "they are whole sequences, so a multiple of num_steps, by default a quarter of the batch",
         lambda size: size is None or size >= 1,
         "None or a whole number >= 1",
     )
@@ -195,7 +195,8 @@ class TRPOConfig:
         divides the number of examples. Raises `ValueError` if `value_minibatch_size` cannot."""
         given, examples = self.value_minibatch_size, self.batch_size // steps
         if not given:
-            wanted = max(128, self.batch_size // 16) / steps
+            # Sequences one after the other cost more than side by side: fewer, larger minibatches.
+            wanted = max(128, self.batch_size // (16 if steps == 1 else 4)) / steps
             usable = [size for size in _divisors(examples, wanted) if size * steps >= 32]
             return usable[0] if usable else examples
         if given % steps == 0 and examples % (given // steps) == 0:

@@ -79,9 +79,7 @@ class EpisodeProgress(SparseNode):
     """What they cost; None if the environment has no costs."""
 
 
-@jax.tree_util.register_pytree_with_keys_class
-@dataclasses.dataclass(frozen=True)
-class Carries(SparseNode):
+class Carries(struct.PyTreeNode):
     """What the networks remember of the current episodes, leaves [N, ...]; None: no memory."""
 
     policy: Any = None

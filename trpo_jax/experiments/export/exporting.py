@@ -13,6 +13,7 @@ from trpo_jax.experiments.export.inputs import (
     mask_inputs,
     noise_inputs,
     observation_inputs,
+    require_zeros_at_first,
 )
 from trpo_jax.learner.agent import Agent, require_own_state
 from trpo_jax.learner.normalization import RunningStatistics
@@ -61,6 +62,7 @@ def export_policy(
     inputs = (*observation_inputs(agent.parts), *mask_inputs(agent.parts))
     if not deterministic:
         inputs += noise_inputs(agent.parts, state.policy_params)
+    require_zeros_at_first(agent.parts)
     inputs += carry_inputs(agent.parts)
     file = Path(path) if Path(path).suffix else Path(path).with_suffix(SUFFIXES[format])
     acting = jax.device_get((state.policy_params, state.obs_statistics))

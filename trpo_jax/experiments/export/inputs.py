@@ -69,22 +69,28 @@ def noise_inputs(parts: Parts, params: Any) -> tuple[Input, ...]:
 
 
 def carry_inputs(parts: Parts) -> tuple[Input, ...]:
-    """The memory of the policy, leaf by leaf; nothing if it has none. A file begins with zeros.
-
-    Raises `ValueError` if memories begin otherwise.
-    """
-    leaves = jax.tree_util.tree_flatten_with_path(initial_carry(parts.policy, 1))[0]
-    if any(np.any(np.asarray(leaf)) for _, leaf in leaves):
-        raise ValueError("the policy's initial_carry is not zero, and a file begins with zeros")
+    """The memory of the policy, leaf by leaf; nothing if it has none. A file begins with zeros."""
+    example = jax.eval_shape(lambda: initial_carry(parts.policy, 1))
+    leaves = jax.tree_util.tree_flatten_with_path(example)[0]
     return tuple(
         Input(_name(path, CARRY), tuple(leaf.shape[1:]), np.dtype(leaf.dtype))
         for path, leaf in leaves
     )
 
 
+def require_zeros_at_first(parts: Parts) -> None:
+    """Raise `ValueError` unless memories begin with zeros, as the users of a file are told."""
+    if any(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(initial_carry(parts.policy, 1))):
+        raise ValueError(
+            "policy.initial_carry is not zero, but an exported policy begins with zeros; let it "
+            "begin there"
+        )
+
+
 def as_carry(parts: Parts, arrays: dict[str, Any]) -> Any:
     """The inputs as the memory that the policy is given; None without memory."""
-    structure: Any = jax.tree.structure(initial_carry(parts.policy, 1))
+    example = jax.eval_shape(lambda: initial_carry(parts.policy, 1))
+    structure: Any = jax.tree.structure(example)
     return structure.unflatten([arrays[each.name] for each in carry_inputs(parts)])
 
 
