@@ -87,7 +87,7 @@ class GRU(nn.Module):
             from_memory = _product(h, kernel)
             gates = nn.sigmoid(from_input[:, : 2 * size] + from_memory[:, : 2 * size])
             r, z = gates[:, :size], gates[:, size:]
-            n = nn.tanh(from_input[:, 2 * size :] + r * (from_memory[:, 2 * size :] + bias))
+            n = nn.tanh(from_input[:, 2 * size :] + r * (from_memory[:, 2 * size :] + bias[None]))
             h = n + z * (h - n)
             return h, h
 
