@@ -24,6 +24,7 @@ AGENTS = {
     "lbfgs": ("CartPole-v1", {"value_optimizer": "lbfgs", "value_iterations": 2}),
     "float64 solver": ("CartPole-v1", {"solver_dtype": "float64"}),
     "chunks": ("CartPole-v1", {"chunk_size": 2}),
+    "memory": ("CartPole-v1", {"memory": "gru", "memory_size": 4}),
 }
 USUAL = ("discrete", "continuous")
 
@@ -34,7 +35,7 @@ def train(env_id: str, changes: dict):
     state = agent.init(jax.random.key(0))
     state, history = agent.train(state, trpo_jax.HParams(), num_updates=2)
     stats = agent.evaluate(state, jax.random.key(1), num_episodes=2, max_steps=4)
-    agent.act(state, jax.random.key(2), state.actor.obs)
+    agent.act(state, jax.random.key(2), state.actor.obs, carry=agent.initial_carry(2))
     return state, history, stats
 
 
@@ -43,6 +44,8 @@ def train(env_id: str, changes: dict):
     [
         *((case, "debug_nans") for case in AGENTS),
         *((case, switch) for case in USUAL for switch in SWITCHES if switch != "debug_nans"),
+        ("memory", "enable_x64"),
+        ("memory", "rank_promotion"),
     ],
 )
 def test_a_healthy_run_raises_nothing(case, switch):

@@ -79,7 +79,7 @@ class GRU(nn.Module):
         size = self.size
         inputs = _from_inputs(size, "zero", "keep", "zero")(x)
         kernel = self.param("recurrent", bound(1.0), (size, 3 * size))
-        bias = self.param("candidate_bias", nn.initializers.zeros, (size,))
+        bias = self.param("candidate_bias", nn.initializers.zeros, (size,), jnp.float32)
 
         def step(h: jax.Array, row: tuple[jax.Array, jax.Array]) -> Outputs:
             from_input, starts = row
