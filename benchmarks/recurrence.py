@@ -21,6 +21,7 @@ import report
 
 import trpo_jax
 from trpo_jax import HParams, TRPOConfig
+from trpo_jax.experiments.loggers import to_columns
 
 FILE = report.RESULTS / "recurrence.json"
 
@@ -98,7 +99,7 @@ def learn(name: str, network: str, seeds: int, steps: int) -> dict[str, Any]:
         float(np.mean(agent.evaluate(jax.tree.map(lambda x, i=i: x[i], states), key).returns))
         for i in range(seeds)
     ]
-    returns = np.asarray(history.episode_return, np.float64)
+    returns = to_columns(history)["episode_return"].astype(np.float64)
     use = None if history.memory_use is None else float(np.median(history.memory_use[:, -1]))
     return {
         "steps": number * config.batch_size,
