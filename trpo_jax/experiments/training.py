@@ -120,7 +120,8 @@ def load_run(path: str | Path, *, checkpoint: str | int = "last", **parts: Any) 
 
     `checkpoint` is "last", "best" or the number of updates of a checkpoint. Parts that were not
     made from the settings must be passed in again as `parts`: `env=`, `policy=`, `critic=`,
-    `policy_step=`, `value_fit=`. Raises `ValueError` if one is missing, or if the directory is not a run.
+    `policy_step=`, `value_fit=`. Raises `ValueError` if one is missing, or if the directory is not
+    a run.
     """
     known = ("env", "policy", "critic", "policy_step", "value_fit")
     if unknown := [name for name in parts if name not in known]:
