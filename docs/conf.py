@@ -45,7 +45,6 @@ _OUTSIDE = re.compile(
 _CODE = re.compile(r"(`[^`]*`)")
 
 
-
 def _link_outside(app, docname, source):
     """Relative links to what is no page lead to the repository."""
     source[0] = _OUTSIDE.sub(rf"]({REPOSITORY}/blob/main/\1)", source[0])

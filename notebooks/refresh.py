@@ -39,9 +39,7 @@ def run(path: Path) -> nbformat.NotebookNode:
     """A notebook, executed."""
     notebook = nbformat.read(path, as_version=4)
     place = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(
-        notebook, timeout=600, resources=place, coalesce_streams=True
-    ).execute()
+    NotebookClient(notebook, timeout=600, resources=place, coalesce_streams=True).execute()
     return notebook
 
 

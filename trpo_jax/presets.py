@@ -103,7 +103,7 @@ _PRESETS: dict[str, Preset] = {
 
 
 def get_preset(env_id: str) -> Preset:
-    """The preset for an environment id, or `DEFAULT`.
+    """The preset for an environment's id, `env_id`, or `DEFAULT`.
 
     Ids of gymnax and brax are also known without their suite. Tasks of MuJoCo have one preset for
     Gymnasium and EnvPool, and for versions 4 and 5.

@@ -14,6 +14,7 @@ class Discrete:
     """Actions 0 … num_actions − 1."""
 
     num_actions: int
+    """Number of actions, >= 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,7 @@ class MultiDiscrete:
     """A vector of independent choices; dimension i has num_categories[i] categories."""
 
     num_categories: tuple[int, ...]
+    """Number of categories of each dimension; an action is int32 [dimensions]."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,8 +30,11 @@ class Box:
     """Real arrays of any shape between two bounds, either of which may be infinite."""
 
     low: Any
+    """Lower bound: a number, or an array of `shape`; −∞ for none."""
     high: Any
+    """Upper bound, likewise."""
     shape: tuple[int, ...]
+    """Shape of an action. The policy acts on the flat vector [dimensions]."""
 
     @property
     def num_dimensions(self) -> int:

@@ -1,4 +1,4 @@
-"""The site is whole: links lead somewhere, tests that are named exist, only public names are used."""
+"""Links lead somewhere, tests that pages name exist, examples use public names only."""
 
 import ast
 import re
@@ -37,6 +37,9 @@ def code_of(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: path.stem)
 def test_links_lead_to_files_and_headings(path):
+    def anchor_of(heading):
+        return re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-")
+
     for target in re.findall(r"\]\(([^)\s]+)\)", text_of(path)):
         if target.startswith("https://"):
             continue
@@ -45,7 +48,7 @@ def test_links_lead_to_files_and_headings(path):
         assert file.exists(), target
         if anchor:
             headings = re.findall(r"^#+ (.*)$", text_of(file), re.MULTILINE)
-            assert anchor in [re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings]
+            assert anchor in map(anchor_of, headings)
 
 
 def test_every_public_name_has_one_place_in_the_reference():

@@ -54,7 +54,9 @@ class HostEnvironment(Environment):
     """
 
     metrics: tuple[str, ...] = ()
+    """Names of the metrics that its simulators report."""
     costs: tuple[str, ...] = ()
+    """Names of the costs that its simulators report."""
 
     @abc.abstractmethod
     def simulators(self, seeds: np.ndarray) -> Simulators:

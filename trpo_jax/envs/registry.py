@@ -63,9 +63,9 @@ def make_env(
       speed_limit: likewise for the horizontal speed, √(x² + y²).
       randomize: `fn(key, parameters) -> parameters`, which changes the suite's parameters at each
         reset, or "package.module:name" of such a function.
-    All others go to the suite, such as `env_params` (gymnax; may be a dict of fields), `backend`
-    (brax), `impl` (playground), or to the function. A function gets one of the above only if its
-    signature names it; otherwise the change is made to what it returns.
+    All others (`kwargs`) go to the suite, such as `env_params` (gymnax; may be a dict of fields),
+    `backend` (brax), `impl` (playground), or to the function. A function gets one of the above only
+    if its signature names it; otherwise the change is made to what it returns.
 
     The same id with the same hashable keywords returns the same object, so nothing compiles twice.
     With a dict or an object among the arguments, every call makes a new one: keep it.

@@ -75,9 +75,10 @@ def compare(
     cancels. `agent_b` is the agent of `state_b`, if it is not that of `state_a`; it may have other
     networks, and acts in the same environment. `deterministic` takes each policy's mode,
     `max_steps` cuts episodes. A policy whose returns are not finite is worse than one whose returns
-    are. The interval is for one look: to look again and again while episodes are added, or at one
-    policy after the other, use a guard (docs/guard.md). In environments on the host whose steps
-    draw random numbers, only the first 16 episodes begin alike.
+    are. `key` determines the episodes. The interval has probability `confidence`, and is for one
+    look: to look again and again while episodes are added, or at one policy after the other, use a
+    guard (docs/guard.md). In environments on the host whose steps draw random numbers, only the
+    first 16 episodes begin alike.
 
     Raises `ValueError` if states and agents do not fit together.
     """

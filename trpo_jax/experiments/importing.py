@@ -23,7 +23,7 @@ def import_sb3(
     (64, 64). Then `agent.act(…, deterministic=True)` gives the actions of `model.predict`, to
     rounding; training goes on from there. sb3 hands a Gaussian action to the environment clipped
     but not scaled, so mean and σ are scaled here such that the library's scaling undoes it. Not
-    imported: Adam's moments, and statistics of rewards.
+    imported: Adam's moments, and statistics of rewards; `seed` begins the environments.
     Raises `ValueError` if a weight is missing or has another shape than the agent's, or if the
     agent and `obs_rms` do not agree on whether observations are normalised.
     """

@@ -18,7 +18,7 @@ _ONLY = 0
 
 
 def save(state: TrainState, path: str | Path) -> Path:
-    """Write a state to a new or empty directory, whole or not at all; returns the directory.
+    """Write a state to `path`, a new or empty directory, whole or not at all; returns it.
 
     It may be of one seed or of several (leaves [seeds, ...]). A run on disk does this by itself:
     see `train_run`. Raises `ValueError` if `state` is none, or cannot be written there.
@@ -32,7 +32,7 @@ def save(state: TrainState, path: str | Path) -> Path:
 
 
 def restore(path: str | Path, agent: Agent) -> TrainState:
-    """Read a state that `save` wrote, bit for bit; `agent` is one like that which made it.
+    """Read a state that `save` wrote to `path`, bit for bit; `agent` is like that which made it.
 
     Training continues as if it had not been interrupted; environments on the host, whose simulators
     are not in a state, begin new episodes. Raises `ValueError` if the directory holds no state, a

@@ -70,7 +70,8 @@ def train_run(
     checkpoint. Plots, doctor and `load_run` read the directory. `guard`, a `Guard` or its
     confidence, keeps a policy in service in `best/` that only a policy shown to be no worse
     replaces; `target_return` stops the run once the policy is shown to have a higher mean return
-    (docs/guard.md). Raises `ValueError` for anything that cannot work, before anything is written.
+    (docs/guard.md). `hparams` are the traced settings; `quiet` prints nothing. Raises `ValueError`
+    for anything that cannot work, before anything is written.
     """
     for name, value, kind in (
         ("agent", agent, Agent), ("hparams", hparams, HParams), ("options", options, RunOptions)
@@ -115,11 +116,12 @@ def train_run(
 
 
 def load_run(path: str | Path, *, checkpoint: str | int = "last", **parts: Any) -> TrainedRun:
-    """Read a run: its agent, a state, and the metrics so far.
+    """Read the run in the directory `path`: its agent, a state, and the metrics so far.
 
     `checkpoint` is "last", "best" or the number of updates of a checkpoint. Parts that were not
-    made from the settings must be passed in again: `env=`, `policy=`, `critic=`, `policy_step=`,
-    `value_fit=`. Raises `ValueError` if one is missing, or if the directory is not a run.
+    made from the settings must be passed in again as `parts`: `env=`, `policy=`, `critic=`,
+    `policy_step=`, `value_fit=`. Raises `ValueError` if one is missing, or if the directory is not
+    a run.
     """
     known = ("env", "policy", "critic", "policy_step", "value_fit")
     if unknown := [name for name in parts if name not in known]:

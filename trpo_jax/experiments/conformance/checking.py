@@ -57,7 +57,8 @@ def check_environment(
     `env` is an `Environment`, or anything that `make_env` takes. `num_envs` environments take up to
     `num_steps` steps, for about `max_seconds`, so that ends and time limits are seen; `reset` and
     `step` are compiled once each, and a small agent records a few steps. An environment that steps
-    on the host is played through its simulators; promises about compilation are skipped.
+    on the host is played through its simulators; promises about compilation are skipped. `seed`
+    determines actions and initial states.
 
     The report has `.ok`, `.failures`, `.skipped` and `.notes`, and prints as a table. What is wrong
     with the environment is in the report; `ValueError` is for what is no environment at all.

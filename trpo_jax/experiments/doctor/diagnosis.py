@@ -80,8 +80,9 @@ def diagnose(
     """Diagnose a training from its metrics.
 
     `history` is the one from `agent.train`, [updates, ...] or [seeds, updates, ...], or from
-    `Run.histories`. `continuous` says whether actions are continuous, for the check of max_kl.
-    Raises `ValueError` if an argument has the wrong type or a metric is missing.
+    `Run.histories`; `config` and `hparams` are the settings it was trained with. `continuous` says
+    whether actions are continuous, for the check of max_kl. Raises `ValueError` if an argument has
+    the wrong type or a metric is missing.
     """
     _require_kinds(history, config, hparams)
     cases = [Case(each, config, hparams, continuous) for each in _as_histories(history)]

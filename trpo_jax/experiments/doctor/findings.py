@@ -17,6 +17,7 @@ class Finding(NamedTuple):
     row: str
     """Row of the source's checklist: D1–D6, M1–M8; C1–C5 about costs."""
     severity: Severity
+    """"severe", "warning" or "note"."""
     title: str
     """What is wrong, in a few words."""
     evidence: str
@@ -33,8 +34,11 @@ class Diagnosis(NamedTuple):
     """All findings, the main one first."""
 
     findings: tuple[Finding, ...]
+    """Severe ones first, and among equals causes before effects."""
     num_updates: int
+    """Updates that were looked at, of each seed."""
     num_seeds: int
+    """Seeds that were looked at."""
 
     @property
     def severe(self) -> bool:

@@ -55,13 +55,16 @@ class SweepResult(NamedTuple):
     """
 
     settings: tuple[Setting, ...]
+    """Each a dictionary from field to value; the number of a setting is its place here."""
     seeds: tuple[int, ...]
+    """Seeds of every setting."""
     updates_done: np.ndarray
     """int [settings × seeds]."""
     returns: np.ndarray
     """[settings × seeds]: mean return of the final evaluation, with the same initial states for
     all."""
     parts: tuple[Part, ...]
+    """One per combination of static settings, each with its configuration, states and history."""
     costs: np.ndarray | None = None
     """[settings × seeds]: mean cost per episode in that evaluation; NaN without costs."""
 

@@ -42,7 +42,7 @@ def sweep(
     save: Callable[[int, int, Progress], None] = lambda part, number, progress: None,
     **own: Any,
 ) -> SweepResult:
-    """Train every setting with every seed, and evaluate all of them.
+    """Train every setting with every one of `seeds` in `env`, and evaluate all of them.
 
     `settings` maps fields of `HParams` to values, whose product is taken, or lists the settings
     themselves; other fields come from `hparams`. `static` maps fields of `TRPOConfig` to values;
@@ -57,7 +57,9 @@ def sweep(
     dropped. A `mesh` spreads the lanes over its devices, and pads slices that do not divide.
     `own` are your own networks and steps, as `make_trpo` takes them.
     `report` is called with the lane-updates done and their total, `save` after every slice of every
-    part; an interrupted sweep continues from what `load` returns.
+    part; an interrupted sweep continues from what `load` returns. The evaluation at the end plays
+    `num_episodes` episodes of each lane. Raises `ValueError`, before anything is trained, for
+    settings that cannot work or be compared.
     """
     chosen = tuple(grid(settings) if isinstance(settings, Mapping) else settings)
     require_traced(chosen)
