@@ -164,9 +164,11 @@ def test_a_sweep_equals_single_runs_and_its_lanes_go_on(agent):
     assert float(metrics.kl) <= settings[5].max_kl
 
 
-def test_a_float64_solve_under_jit_of_vmap_of_train():
+@pytest.mark.parametrize(("curvature", "chunk_size"), [("gauss_newton", None), ("hvp", 64)])
+def test_a_float64_solve_under_jit_of_vmap_of_train(curvature, chunk_size):
     env = trpo_jax.make_env("CartPole-v1")
-    agent = trpo_jax.make_trpo(env, SMALL.replace(solver_dtype="float64"))
+    config = SMALL.replace(curvature=curvature, chunk_size=chunk_size)
+    agent = trpo_jax.make_trpo(env, config.replace(solver_dtype="float64"))
     states = jax.jit(jax.vmap(agent.init))(jax.random.split(jax.random.key(0), 2))
     hparams = trpo_jax.HParams.stack([trpo_jax.HParams(max_kl=kl) for kl in (0.005, 0.02)])
     run = jax.jit(jax.vmap(lambda s, h: agent.train(s, h, num_updates=2)))

@@ -85,8 +85,15 @@ def curvature_product(
     total = jnp.sum(weight)
 
     if curvature == "hvp":
-        evaluate = evaluation(objective, batch, chunk_size=chunk_size)
-        return linearized_hvp(lambda candidate: evaluate(candidate)[1], params)
+        # Only the divergence: gains may close over traced numbers, which float64 cannot take in.
+        def mean_divergence(candidate: Tree) -> jax.Array:
+            def of(chunk: Tree, chunk_weight: jax.Array) -> jax.Array:
+                outputs = objective.predict(candidate, chunk)
+                return jnp.sum(chunk_weight * objective.divergence(outputs, chunk))
+
+            return batch_sum(of, batch, weight, chunk_size) / total
+
+        return linearized_hvp(mean_divergence, params)
 
     fisher_product = objective.fisher_product
     assert fisher_product is not None  # for the type checker; `require_curvature` ensures it
