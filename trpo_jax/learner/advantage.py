@@ -19,11 +19,12 @@ def gae(
         δₜ = rₜ + γ (1 − terminatedₜ) V(s′ₜ) − V(sₜ)
         Aₜ = δₜ + γ λ (1 − terminatedₜ)(1 − truncatedₜ) Aₜ₊₁,   A_T = 0
 
-    `value` is V(sₜ); `next_value` is V(s′ₜ), of the observation *before* any automatic reset. So a
-    truncated episode bootstraps from where it was cut, and nothing leaks in from the next one.
-    Returns (Aₜ, Aₜ + V(sₜ)). λ = 0 gives the one-step temporal difference; λ = 1 gives the
-    discounted return with bootstrap, minus V. A single trajectory [T] works too. Raises
-    `ValueError` if the shapes differ. Schulman et al. 2016, eq. 11–16.
+    r is `reward`, γ `gamma`, λ `gae_lambda`; `value` is V(sₜ); `next_value` is V(s′ₜ), of the
+    observation *before* any automatic reset. So a truncated episode bootstraps from where it was
+    cut, and nothing leaks in from the next one. Returns (Aₜ, Aₜ + V(sₜ)). λ = 0 gives the one-step
+    temporal difference; λ = 1 gives the discounted return with bootstrap, minus V. A single
+    trajectory [T] works too. Raises `ValueError` if the shapes differ. Schulman et al. 2016, eq.
+    11–16.
     """
     reward, value, next_value, terminated, truncated = _of_one_shape(
         reward=reward,

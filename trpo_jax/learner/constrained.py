@@ -90,7 +90,8 @@ def lagrangian_step(*, preconditioner: Preconditioner | None = None) -> PolicySt
     """TRPO on the advantage (Â − ν Â_C) / (1 + ν) as a `PolicyStep`; `algorithm="lagrangian"`.
 
     ν is controlled by `next_multiplier`, from this batch's estimate of the cost; it moves also when
-    the step is rejected. Stooke et al. 2020; Ray et al. 2019.
+    the step is rejected. `preconditioner` is that of `trust_region_step`. Stooke et al. 2020; Ray
+    et al. 2019.
     """
 
     def apply(key, objective, params, state, batch, hparams: HParams, config: TRPOConfig):

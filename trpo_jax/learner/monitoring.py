@@ -54,7 +54,8 @@ class Alarms(struct.PyTreeNode):
 
 
 class UpdateMetrics(struct.PyTreeNode):
-    """The report of one update; from `train`, every field has a leading axis of updates.
+    """The report of one update; from `train`, every field has a leading axis of
+    updates. Scalars unless said.
 
     The last block belongs to methods with a trust region; it is None if the policy step reports a
     `StepInfo`.

@@ -16,8 +16,8 @@ from trpo_jax.solver.info import StepStatus, TrustRegionInfo
 
 
 class StepInfo(NamedTuple):
-    """The report of any policy step. A method with a trust region reports a `TrustRegionInfo`,
-    which has these fields too."""
+    """The report of any policy step, in scalars. A method with a trust region reports a
+    `TrustRegionInfo`, which has these fields too."""
 
     accepted: jax.Array
     """bool: whether the parameters changed."""

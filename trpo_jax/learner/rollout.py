@@ -31,7 +31,7 @@ _MIN_SHARE = 8
 def rollout(
     state: TrainState, *, env: Environment, policy: Policy | RecurrentPolicy, config: TRPOConfig
 ) -> tuple[TrainState, Trajectory]:
-    """Step N environments T times with the policy of `state`, resetting those that end.
+    """Step N environments `env` T times with `policy`, resetting those that end; `config` has N, T.
 
     Returns the state with new environments, episodes and key, and the trajectory [T, N, ...].
     Parameters and statistics do not change. Initial states come from a pool that is drawn again

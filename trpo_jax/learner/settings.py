@@ -6,7 +6,7 @@ from trpo_jax.config import HParams, TRPOConfig
 
 
 def trust_region_settings(hparams: HParams, config: TRPOConfig) -> dict[str, Any]:
-    """The keywords of `trust_region_step` for given settings. Only this function maps them."""
+    """The keywords of `trust_region_step` for `hparams` and `config`; only here are they mapped."""
     return {
         "max_kl": hparams.max_kl,
         "damping": hparams.cg_damping,

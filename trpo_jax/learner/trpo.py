@@ -44,13 +44,14 @@ def make_trpo(
     critic: Critic | RecurrentCritic | None = None,
     value_fit: ValueFit | None = None,
 ) -> Agent:
-    """Build an agent for an environment.
+    """Build an agent for an environment, `env`.
 
     Parts that are not given come from the configuration: the networks from `hidden_sizes` and the
     spaces, the policy step from `algorithm`, the value fit from `value_optimizer`.
     `policy_step(objective, params, batch, hparams, config) -> (params, info)` improves the policy;
     `info` is a `StepInfo` or `TrustRegionInfo`. A `PolicyStep` may also carry state and draw random
-    numbers, and so may a `ValueFit`. `policy_from_flax` and `critic_from_flax` wrap flax modules.
+    numbers, and so may a `ValueFit`,
+    `value_fit`. `policy_from_flax` and `critic_from_flax` wrap flax modules.
     A `RecurrentPolicy` or `RecurrentCritic` has a memory, whatever `memory` says.
     The same arguments return the same agent, so calling again compiles nothing. Raises `ValueError`
     if the environment does not satisfy the interface `Environment`, or if a part does not fit it.

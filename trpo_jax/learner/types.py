@@ -126,7 +126,7 @@ class TrainState(SparseNode):
     """The complete state of a run: an immutable pytree that keeps its types in every update."""
 
     key: jax.Array
-    """Random key for future updates."""
+    """Random key for future updates, a scalar key array."""
     num_updates: jax.Array
     """int32: updates done. Environment steps are this times B, so no step counter can overflow."""
     policy_params: Any

@@ -18,7 +18,7 @@ _OPTIMIZER = optax.scale_by_adam()
 
 
 class ValueFitInfo(NamedTuple):
-    """The report of a value fit."""
+    """The report of a value fit, in scalars."""
 
     loss_before: jax.Array
     """Mean squared error on the batch before the fit."""
@@ -50,9 +50,10 @@ def fit_value(
 
     `apply(params, obs)` gives values [B]; `obs` is an array or a tree of [B, ...], `target` and
     `weight` are [B]; `minibatch_size` must divide B. An example may be a sequence: then values,
-    target and weight are [B, T]. The optimiser continues from `opt_state`. If the result is not
-    finite, or all weights are 0, parameters and optimiser state are unchanged. Returns (params,
-    opt_state, `ValueFitInfo`). Kingma & Ba 2015.
+    target and weight are [B, T]. The optimiser continues from `opt_state`, with steps of
+    `learning_rate`, for `num_epochs` passes; `key` shuffles. If the result is not finite, or all
+    weights are 0, parameters and optimiser state are unchanged. Returns (params, opt_state,
+    `ValueFitInfo`). Raises `ValueError` if shapes or numbers do not fit. Kingma & Ba 2015.
     """
     target = _checked_target(apply, params, obs, target, weight)
     batch_size = target.shape[0]
@@ -100,13 +101,13 @@ def fit_value_lbfgs(
     weight: jax.Array,
     num_iterations: int,
 ) -> tuple[Any, ValueFitInfo]:
-    """Minimise Σ w (V(obs) − target)² / Σ w by L-BFGS on the whole batch.
+    """Minimise Σ w (V(obs) − target)² / Σ w by L-BFGS on the whole batch, in `num_iterations`.
 
-    Arguments are as in `fit_value`. Every fit starts with an empty curvature memory, because that
-    of the last fit belongs to other targets. Step lengths satisfy the strong Wolfe conditions. If
-    the result is not finite or its loss is higher, or all weights are 0, the parameters are
-    unchanged. Returns (params, `ValueFitInfo`). Liu & Nocedal 1989; the authors of TRPO used
-    L-BFGS too.
+    Arguments, and what raises `ValueError`, are as in `fit_value`. Every fit starts with an empty
+    curvature memory, because that of the last fit belongs to other targets. Step lengths satisfy
+    the strong Wolfe conditions. If the result is not finite or its loss is higher, or all weights
+    are 0, the parameters are unchanged. Returns (params, `ValueFitInfo`). Liu & Nocedal 1989; the
+    authors of TRPO used L-BFGS too.
     """
     target = _checked_target(apply, params, obs, target, weight)
     require_whole_number("num_iterations", num_iterations, smallest=0)

@@ -38,7 +38,7 @@ def policy_from_flax(
     *,
     method: str | None = None,
 ) -> Policy | RecurrentPolicy:
-    """A policy from a linen module, or from a function `rngs -> module` that makes an nnx module.
+    """A policy over `action_space` from a linen module, or for nnx a function `rngs -> module`.
 
     `module(obs)` takes observations with one batch axis, [B, ...], and returns the parameters of
     the action distribution: logits [B, num_actions] for `Discrete`; logits [B, Σ num_categories],

@@ -63,7 +63,8 @@ def cg_solve(
 
     `preconditioner` maps v to P⁻¹·v, with P symmetric positive definite and close to A, to reduce
     the number of iterations. `residual_norms` and `tol` still refer to the true residual.
-    rᵀP⁻¹r ≤ 0 counts as a breakdown too.
+    rᵀP⁻¹r ≤ 0 counts as a breakdown too. Raises `ValueError` if `max_iters` or `tol` is out of
+    range, or if a product is not shaped like `b`.
     Hestenes & Stiefel 1952; Schulman et al. 2015, app. C; Saad 2003, alg. 9.1.
     """
     require_whole_number("max_iters", max_iters)

@@ -67,10 +67,11 @@ def constrained_step(
         D ≤ δ,   C ≤ max(−c, 0),   and   L > 0 if c ≤ 0,   C < 0 if c > 0.
 
     So while the constraint is violated the step must lower it, whatever becomes of L. Without a
-    gradient of C the step is TRPO's, and accepted as such unless C rises. Keywords are those of
-    `trust_region_step`, and `slope_cg_tol` is the tolerance of the second solve, by default
-    `cg_tol`: a loose one costs some of L, but not the constraint, which the step obeys to first
-    order at any tolerance. What happened is in `TrustRegionInfo.constraint`. Achiam et al. 2017.
+    gradient of C the step is TRPO's, and accepted as such unless C rises. `preconditioner` speeds
+    up both solves. Keywords are those of `trust_region_step` and `line_search`; `slope_cg_tol` is
+    the tolerance of the second solve, by default `cg_tol`: a loose one costs some of L, but not the
+    constraint, which the step obeys to first order at any tolerance. What happened is in
+    `TrustRegionInfo.constraint`. Achiam et al. 2017.
     """
     model = _constrained_model(
         objective, params, batch, violation, curvature=curvature, chunk_size=chunk_size

@@ -21,8 +21,8 @@ MatVec = Callable[[Tree], Tree]
 def hvp(fn: Callable[[Tree], jax.Array], params: Tree, vector: Tree) -> Tree:
     """∇²fn(params) · vector, by forward-mode differentiation of the gradient.
 
-    `fn` maps `params` to a scalar; `vector` and the result are shaped like `params`.
-    Pearlmutter 1994, eq. 3, in the forward-over-reverse form.
+    `fn` maps `params` to a scalar; `vector` and the result are shaped like `params`, else a
+    `ValueError` is raised. Pearlmutter 1994, eq. 3, in the forward-over-reverse form.
     """
     trees.require_like("vector", vector, params)
     params = jax.tree.map(jnp.asarray, params)

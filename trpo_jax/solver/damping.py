@@ -11,7 +11,7 @@ LEAST, MOST = 1e-3, 1e3
 
 
 def adapted_scale(scale: jax.Array, info: TrustRegionInfo) -> jax.Array:
-    """The damping scale for the next step, given what the last step achieved.
+    """The damping scale for the next step, given in `info` what the last step achieved; scalars.
 
         ρ = L(θ_new) / gᵀΔθ_full;   ρ > ¾: scale / 1.5;   ρ < ¼, or no step: scale · 1.5
 

@@ -19,7 +19,7 @@ UNTRIED = -1.0
 
 
 class LineSearchResult(NamedTuple):
-    """What `line_search` returns."""
+    """What `line_search` returns; scalars unless said."""
 
     params: Tree
     """The accepted candidate, or the given parameters, bit for bit."""
@@ -96,7 +96,7 @@ def line_search(
     kl ≤ max_kl and finite values are required in any case. NaN compares false and so is rejected,
     as is a candidate whose improvement or parameters are not finite. If no candidate is accepted
     after `max_backtracks` shrinkages, the old parameters stay, bit for bit. On CPUs the candidates
-    are tried in turn, on accelerators all at once.
+    are tried in turn, on accelerators all at once. Raises `ValueError` for numbers out of range.
     Schulman et al. 2015, app. C.
     """
     require_whole_number("max_backtracks", max_backtracks, smallest=0)

@@ -51,8 +51,9 @@ def local_model(
     curvature: Curvature = "gauss_newton",
     chunk_size: int | None = None,
 ) -> LocalModel:
-    """The gradient g = ∇L(θ), and all that products with H = ∇²D(θ) need.
+    """The gradient g = ∇L(θ), and all that products with H = ∇²D(θ) need; θ is `params`.
 
+    L and D are averages over `batch`, taken `chunk_size` examples at a time if that is given.
     Raises `ValueError` if the objective lacks what `curvature` needs.
     """
     require_curvature(curvature, objective)

@@ -21,7 +21,7 @@ Preconditioner = Callable[[LocalModel, Number], MatVec]
 
 
 class Proposal(NamedTuple):
-    """The step that a local model proposes, before it is tried."""
+    """The step that a local model proposes, before it is tried; scalars but for the vector."""
 
     step: jax.Array
     """Δθ as one vector; zero if `blocked`."""
@@ -47,8 +47,9 @@ def natural_step(
 ) -> Proposal:
     """Propose a step:  x = CG(H + λI, g),  Δθ = √(2δ / xᵀ(H + λI)x) · x.
 
-    λ is `damping`, δ `max_kl`. The step is blocked if the gradient is zero, a value is not finite,
-    or the curvature along x is not positive. Schulman et al. 2015, app. C; Kakade 2001.
+    λ is `damping`, δ `max_kl`; the rest is as in `natural_direction`. The step is blocked if the
+    gradient is zero, a value is not finite, or the curvature along x is not positive. Schulman et
+    al. 2015, app. C; Kakade 2001.
     """
     gradient = model.gradient
     with jax.default_matmul_precision("highest"):
@@ -86,7 +87,9 @@ def natural_direction(
 ) -> CGResult:
     """x ≈ (H + λI)⁻¹ g by conjugate gradients, with products and recurrences in `dtype`.
 
-    The recurrences run on one flat vector: a few large operations instead of many small ones.
+    g and H are those of `model`, λ is `damping`; `cg_iterations`, `cg_tol` and `preconditioner` are
+    the `max_iters`, `tol` and preconditioner of `cg_solve`. The recurrences run on one flat vector:
+    a few large operations instead of many small ones. Schulman et al. 2015, app. C.
     """
 
     def solve(params: Tree, batch: Tree, gradient: jax.Array, damping, tol) -> CGResult:

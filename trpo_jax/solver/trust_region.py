@@ -42,7 +42,8 @@ def trust_region_step(
     x = CG(H + λI, g),  Δθ = √(2δ / xᵀ(H + λI)x) · x,  then backtracking on D ≤ δ and L > 0,
     with g = ∇L(θ_old), H = ∇²D(θ_old), δ = `max_kl`, λ = `damping`.
     Gradient, curvature and line search use the same batch and the same weights. `chunk_size`
-    bounds memory by micro-batches, `dtype` is the precision of products and conjugate gradients,
+    bounds memory by micro-batches, `dtype` is the precision of products and conjugate gradients
+    (at most `cg_iterations`, to a relative residual of `cg_tol`),
     `preconditioner` speeds the solve up, and `accept` replaces the test of the improvement as in
     `line_search`. Without `search` the full step is taken untested (the natural policy gradient);
     giving `accept` as well is then a `ValueError`.
