@@ -9,8 +9,6 @@ a benchmark that was stopped goes on. Seeds are vmapped; the score of a seed is 
 128 episodes of the deterministic policy after the last update.
 """
 
-import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +21,6 @@ from timing import without_cache
 import trpo_jax
 from trpo_jax import HParams, TRPOConfig
 from trpo_jax.experiments.loggers import to_columns
-
-FILE = report.RESULTS / "recurrence.json"
 
 
 class Task(NamedTuple):
@@ -124,8 +120,8 @@ def price(changes: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
     return {"compile": compilation, "ms": 1e3 * float(np.median(times)), "bytes": working}
 
 
-def text(rows: dict[str, dict[str, Any]]) -> str:
-    """The file of results."""
+def write(rows: dict[str, dict[str, Any]], out: Path) -> None:
+    """Write the report."""
     learnt, priced = [], []
     for key, row in sorted(rows.items()):
         kind, *names = key.split(" | ")
@@ -148,53 +144,46 @@ def text(rows: dict[str, dict[str, Any]]) -> str:
         "task", "network", "seeds", "steps", "score", "worst seed", "solved", "memory use, nats",
     )  # fmt: skip
     costs = ("network", "environments × steps", "compilation, s", "update, ms", "× none", "MiB")
-    lines = ["# Policies with memory", "", *report.provenance(), ""]
-    lines += [
+    report.write(
+        out,
+        "Policies with memory",
         "Seeds are vmapped; a score is the mean return of 128 episodes of the deterministic policy "
         "after the last update, and its error that of the mean over seeds. Rows and prices come "
-        "from several calls.", "", "## Learning", "", report.table(header, learnt), "",
-    ]  # fmt: skip
-    return "\n".join([*lines, "## Price of an update", "", report.table(costs, priced), ""])
+        "from several calls.",
+        "## Learning",
+        report.table(header, learnt),
+        "## Price of an update",
+        report.table(costs, priced),
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = report.parser(__doc__, "recurrence.md")
     parser.add_argument("what", choices=("learn", "price", "table"))
     parser.add_argument("tasks", nargs="*")
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--out", type=Path, default=FILE)
-    parser.add_argument("--quick", action="store_true", help="a miniature, written nowhere")
     arguments = parser.parse_args()
     without_cache()  # compilation is part of the price
-    rows = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+    quick = arguments.quick
     todo: dict[str, Any] = {}
     if arguments.what == "learn":
         for name in arguments.tasks or list(TASKS):
-            for network in arguments.networks:
-                steps = arguments.steps or TASKS[name].steps
-                seeds = arguments.seeds
-                if arguments.quick:
-                    steps, seeds = 4096, 2
+            for network in arguments.networks[: 1 if quick else None]:
+                steps = 4096 if quick else arguments.steps or TASKS[name].steps
+                seeds = 2 if quick else arguments.seeds
                 todo[f"learn | {name} | {network}"] = (learn, (name, network, seeds, steps))
     if arguments.what == "price":
-        for shape in SHAPES[:1] if arguments.quick else SHAPES:
-            for name, changes in PRICES.items():
+        for shape in SHAPES[:1] if quick else SHAPES:
+            for name, changes in list(PRICES.items())[: 1 if quick else None]:
                 todo[f"price | {name} | {shape[0]} × {shape[1]}"] = (price, (changes, shape))
-    if arguments.quick:
-        todo, rows = dict(list(todo.items())[:1]), {}
+    rows = report.kept(arguments.out)
     for key, (measure, given) in todo.items():
-        if key in rows:
-            continue
-        rows[key] = measure(*given)
-        print(key, {k: v for k, v in rows[key].items() if k != "curve"}, flush=True)
-        if not arguments.quick:
-            arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
-    if arguments.what == "table":
-        arguments.out.with_suffix(".md").write_text(text(rows))
-    else:
-        print(text(rows))
+        if key not in rows:
+            rows = report.keep(arguments.out, {key: measure(*given)})
+            print(key, {k: v for k, v in rows[key].items() if k != "curve"}, flush=True)
+    write(rows, arguments.out)
 
 
 if __name__ == "__main__":

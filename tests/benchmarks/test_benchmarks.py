@@ -33,6 +33,7 @@ MINIATURES = [
     "precision residuals --quick",
     "precision time --quick",
     "preconditioner --quick",
+    "published --env envpool/Hopper-v4 --quick",
     "recurrence learn CartPole --quick",
     "recurrence price --quick",
     "products --quick",
