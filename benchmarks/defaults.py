@@ -6,7 +6,6 @@ python benchmarks/defaults.py CartPole-v1 hopper  some; the others keep their ro
 Each environment's preset is the frame; only what a row names differs. Seeds are vmapped.
 """
 
-import dataclasses
 import time
 from typing import Any
 
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import report
+from problems import with_settings
 
 import trpo_jax
 from trpo_jax.common import trees
@@ -91,9 +91,7 @@ def curves(name: str, label: str, seeds: int, steps: int) -> dict[str, Any]:
     changes = BEFORE | SETTINGS[label]
     if preset.config.value_optimizer == "lbfgs":  # its fit has none of these settings
         changes = {"cg_tol": changes["cg_tol"]}
-    static = {field.name for field in dataclasses.fields(trpo_jax.TRPOConfig)}
-    config = preset.config.replace(**{k: v for k, v in changes.items() if k in static})
-    hparams = preset.hparams.replace(**{k: v for k, v in changes.items() if k not in static})
+    config, hparams, _ = with_settings(preset, changes)
     step = {"policy_step": WHOLE_REGION} if "whole region" in label else {}
     agent = trpo_jax.make_trpo(trpo_jax.make_env(name, **keywords), config, **step)
     number = max(2, steps // config.batch_size)

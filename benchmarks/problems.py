@@ -4,6 +4,7 @@ All that the benchmarks use of the library's insides stands here, once: how netw
 objectives are made, how a policy step, a value fit and a curvature product are called.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -284,3 +285,13 @@ def in_double(fn: Callable, *arguments):
     """What `fn` returns where float64 exists, as NumPy arrays."""
     with jax.enable_x64(True):
         return jax.device_get(fn(*arguments))
+
+
+def with_settings(preset: trpo_jax.Preset, settings: dict[str, Any]) -> trpo_jax.Preset:
+    """The preset with some fields of either kind changed."""
+    static = {field.name for field in dataclasses.fields(trpo_jax.TRPOConfig)}
+    config = {name: value for name, value in settings.items() if name in static}
+    traced = {name: value for name, value in settings.items() if name not in static}
+    return preset._replace(
+        config=preset.config.replace(**config), hparams=preset.hparams.replace(**traced)
+    )

@@ -10,7 +10,6 @@ results/published/; a run that was interrupted goes on from its last test. Repor
 …; settings are compared on seeds 100, 101 and 102, and each comparison is a file of its own.
 """
 
-import dataclasses
 import datetime
 import itertools
 import json
@@ -25,6 +24,7 @@ import jax
 import numpy as np
 import published_report
 import report
+from problems import with_settings
 
 import trpo_jax
 from trpo_jax.experiments.checkpoints import Checkpoints
@@ -114,16 +114,6 @@ def last_mean(returns: np.ndarray, episodes: np.ndarray) -> float:
     first = np.searchsorted(np.cumsum(episodes[::-1]), LAST_EPISODES) + 1
     weights = episodes[-first:]
     return float(np.average(np.nan_to_num(returns[-first:]), weights=np.maximum(weights, 1e-9)))
-
-
-def with_settings(preset: trpo_jax.Preset, settings: dict[str, Any]) -> trpo_jax.Preset:
-    """The preset with some fields of either kind changed."""
-    static = {field.name for field in dataclasses.fields(trpo_jax.TRPOConfig)}
-    config = {name: value for name, value in settings.items() if name in static}
-    traced = {name: value for name, value in settings.items() if name not in static}
-    return preset._replace(
-        config=preset.config.replace(**config), hparams=preset.hparams.replace(**traced)
-    )
 
 
 def run_task(arguments: Any, preset: trpo_jax.Preset, folder: Path) -> None:

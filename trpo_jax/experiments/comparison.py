@@ -7,7 +7,7 @@ import numpy as np
 
 from trpo_jax.common.checks import is_number, require_whole_number
 from trpo_jax.experiments.statistics import bootstrap_interval
-from trpo_jax.learner.agent import require_own_state
+from trpo_jax.learner.agent import require_agent, require_own_state
 from trpo_jax.learner.trpo import Agent
 from trpo_jax.learner.types import TrainState
 
@@ -84,8 +84,7 @@ def compare(
     """
     agent_b = agent if agent_b is None else agent_b
     for name, value in (("agent", agent), ("agent_b", agent_b)):
-        if not isinstance(value, Agent):
-            raise ValueError(f"{name}={value!r} must be an Agent, from make_trpo")
+        require_agent(name, value)
     names = agent.parts.env.name, agent_b.parts.env.name
     if names[0] != names[1]:
         raise ValueError(

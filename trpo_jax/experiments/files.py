@@ -13,6 +13,13 @@ from typing import Any
 _LOCK = ".lock"
 
 
+def require_path(name: str, path: Any) -> Path:
+    """A directory's path as a `Path`. Raises `ValueError` if `name` is none."""
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"{name}={path!r} must be the path of a directory")
+    return Path(path)
+
+
 def create_directory(path: Path) -> Path:
     """Create a directory. Raises `ValueError` if that fails or it is not empty."""
     try:

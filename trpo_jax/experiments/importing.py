@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trpo_jax.learner.agent import Agent
+from trpo_jax.learner.agent import Agent, require_agent
 from trpo_jax.learner.types import TrainState
 from trpo_jax.spaces import Box
 
@@ -27,8 +27,7 @@ def import_sb3(
     Raises `ValueError` if a weight is missing or has another shape than the agent's, or if the
     agent and `obs_rms` do not agree on whether observations are normalised.
     """
-    if not isinstance(agent, Agent):
-        raise ValueError(f"agent={type(agent).__name__} must be an Agent, from make_trpo")
+    require_agent("agent", agent)
     given = {name: np.asarray(array, np.float32) for name, array in weights.items()}
     state = agent.init(jax.random.key(seed))
     policy, head = _layers(given, "mlp_extractor.policy_net"), _layer(given, "action_net")

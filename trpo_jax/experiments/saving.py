@@ -1,7 +1,6 @@
 """A training state on disk by itself, without a run."""
 
 import contextlib
-import os
 from pathlib import Path
 
 import jax
@@ -9,8 +8,8 @@ import jax.numpy as jnp
 
 from trpo_jax.experiments.checkpoints import Checkpoints
 from trpo_jax.experiments.chunks import init_lanes
-from trpo_jax.experiments.files import create_directory
-from trpo_jax.learner.agent import Agent
+from trpo_jax.experiments.files import create_directory, require_path
+from trpo_jax.learner.agent import Agent, require_agent
 from trpo_jax.learner.types import TrainState
 
 _ONLY = 0
@@ -25,7 +24,7 @@ def save(state: TrainState, path: str | Path) -> Path:
     """
     if not isinstance(state, TrainState):
         raise ValueError(f"state={type(state).__name__} must be a TrainState, from agent.init")
-    directory = create_directory(_as_path(path))
+    directory = create_directory(require_path("path", path))
     with contextlib.closing(Checkpoints(directory)) as checkpoints:
         checkpoints.save(_ONLY, state, {"seeds": list(jnp.shape(state.key))})
     return directory
@@ -38,9 +37,8 @@ def restore(path: str | Path, agent: Agent) -> TrainState:
     are not in a state, begin new episodes. Raises `ValueError` if the directory holds no state, a
     damaged one, or one of an agent with other networks or another environment.
     """
-    if not isinstance(agent, Agent):
-        raise ValueError(f"agent={type(agent).__name__} must be an Agent, from make_trpo")
-    directory = _as_path(path)
+    require_agent("agent", agent)
+    directory = require_path("path", path)
     with contextlib.closing(Checkpoints(directory)) as checkpoints:
         if checkpoints.updates() != [_ONLY]:
             raise ValueError(
@@ -50,9 +48,3 @@ def restore(path: str | Path, agent: Agent) -> TrainState:
         seeds = checkpoints.note(_ONLY).get("seeds", [])
         like = init_lanes(agent, range(seeds[0])) if seeds else agent.init(jax.random.key(0))
         return checkpoints.restore(_ONLY, like)
-
-
-def _as_path(path: str | Path) -> Path:
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(f"path={path!r} must be the path of a directory")
-    return Path(path)

@@ -85,10 +85,10 @@ class SweepSpec(NamedTuple):
     shard: tuple[int, int] | None = None
     """(i, n): of `settings`, only every n-th from the i-th on is trained here; i counts from 1."""
 
-    def own_settings(self) -> list[dict[str, float]]:
-        """The settings that are trained here: those of the shard, or all."""
+    def own_numbers(self) -> range:
+        """The numbers of the settings that are trained here: those of the shard, or all."""
         first, step = self.shard or (1, 1)
-        return self.settings[first - 1 :: step]
+        return range(first - 1, len(self.settings), step)
 
 
 Spec = TypeVar("Spec", RunSpec, SweepSpec)

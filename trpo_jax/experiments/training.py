@@ -1,6 +1,5 @@
 """Runs on disk from Python: what the command line offers, for any agent."""
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from trpo_jax.experiments import run_directory as layout
 from trpo_jax.experiments import states
 from trpo_jax.experiments.devices import Devices
 from trpo_jax.experiments.evaluation import Summary
-from trpo_jax.experiments.files import create_directory
+from trpo_jax.experiments.files import create_directory, require_path
 from trpo_jax.experiments.guard.settings import Guard, as_guard, require_testable
 from trpo_jax.experiments.run_directory import Run
 from trpo_jax.experiments.runner import carry_out
@@ -83,7 +82,7 @@ def train_run(
     require_options(seed, num_seeds, total_steps, options)
     guard = as_guard(guard)
     if out is not None:
-        _require_path("out", out)
+        require_path("out", out)
     spec = states.spec_of(agent, hparams, seed, num_seeds)._replace(guard=guard)
     if initial_state is not None:
         states.require_state(agent, spec, initial_state)
@@ -128,16 +127,11 @@ def load_run(path: str | Path, *, checkpoint: str | int = "last", **parts: Any) 
         raise ValueError(
             f"{unknown[0]} is not a part of an agent; the parts are {', '.join(known)}"
         )
-    _require_path("path", path)
+    require_path("path", path)
     run = layout.load_run(Path(path))
     agent = states.make_agent(run.spec, **parts)
     state = states.final_state(run, agent, str(checkpoint))
     return TrainedRun(agent, state, run.histories(), None, run.path)
-
-
-def _require_path(name: str, path: Any) -> None:
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(f"{name}={path!r} must be the path of a directory")
 
 
 def _run_to_resume(

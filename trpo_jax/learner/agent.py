@@ -129,6 +129,13 @@ def typed_key(key: Any) -> jax.Array:
     return jax.random.wrap_key_data(key)
 
 
+def require_agent(name: str, value: Any) -> None:
+    """Raise `ValueError` unless the argument `name` is an agent."""
+    if not isinstance(value, Agent):
+        came = " ".join(reprlib.repr(value).split())
+        raise ValueError(f"{name}={came} must be an Agent, from make_trpo")
+
+
 def require_own_state(state: TrainState, parts: Parts, lanes: bool = False) -> None:
     """Raise `ValueError` unless it is a state whose observations have this agent's shapes.
 

@@ -50,6 +50,11 @@ class Case:
         """The returns of the updates in which episodes ended."""
         return self["episode_return"][self["num_episodes"] > 0]
 
+    @property
+    def last_quarter(self) -> slice:
+        """The last quarter of the updates, but one at least."""
+        return slice(-max(1, len(self["update"]) // 4), None)
+
     def median(self, values: np.ndarray) -> float:
         """Median of the finite values; NaN if there are none."""
         finite = values[np.isfinite(values)]

@@ -90,7 +90,7 @@ def runaway_multiplier(case: Case) -> Finding | None:
     """The multiplier grows towards its cap, and the limit stays violated."""
     if "constraint_case" in case.history:
         return None
-    multiplier, quarter = case["constraint_multiplier"], _last_quarter(case)
+    multiplier, quarter = case["constraint_multiplier"], case.last_quarter
     cap = float(np.max(case.hparams.max_multiplier))
     near = multiplier[quarter] > NEAR_CAP * cap
     if len(multiplier) < MANY or not (
@@ -114,12 +114,12 @@ def limit_violated(case: Case) -> Finding | None:
     beyond = violated(case)
     held = np.flatnonzero(~beyond)
     in_a_row = len(beyond) - (held[-1] + 1 if held.size else 0)
-    late = beyond[_last_quarter(case)]
+    late = beyond[case.last_quarter]
     if late.size < MANY // 2 or in_a_row < MANY // 2 or late.mean() < LASTING:
         return None
     if any(rule(case) for rule in (infeasible, runaway_multiplier, futile_recovery)):
         return None  # which says why
-    cost = case.median(case["cost_estimate"][_last_quarter(case)])
+    cost = case.median(case["cost_estimate"][case.last_quarter])
     return Finding(
         "limit_violated", "C5", "severe" if cost > 1.5 * _limit(case) else "warning",
         "the limit of the costs is violated",
@@ -142,10 +142,6 @@ def violated(case: Case) -> np.ndarray:
 
 def _limit(case: Case) -> float:
     return float(np.max(case.hparams.cost_limit))
-
-
-def _last_quarter(case: Case) -> slice:
-    return slice(-max(1, len(case["update"]) // 4), None)
 
 
 def _recoveries(case: Case) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trpo_jax.config import TRPOConfig
+from trpo_jax.config import HParams, TRPOConfig
 from trpo_jax.experiments.doctor.case import (
     MOSTLY,
     OFTEN,
@@ -39,7 +39,7 @@ def dead_units(case: Case) -> Finding | None:
     """M6, D4: units that respond to no input."""
     shares = np.nan_to_num(case["inactive_units"])
     worst = shares.max(axis=1, initial=0)
-    late = float(np.median(worst[-max(1, len(worst) // 4) :]))
+    late = float(np.median(worst[case.last_quarter]))
     if late <= INACTIVE_UNITS:
         return None
     layer = int(shares[-1].argmax()) + 1
@@ -62,6 +62,7 @@ def untrained_critic(case: Case) -> Finding | None:
     explained = case.median(case["explained_variance"])
     if not (ratio > SLOW_FIT and explained < POOR_CRITIC):
         return None
+    epochs, rate = TRPOConfig().value_epochs, HParams().value_learning_rate
     return Finding(
         "untrained_critic", "M3", "severe" if ratio > IDLE_FIT else "warning",
         "the value function " + ("does not learn" if ratio > IDLE_FIT else "learns slowly"),
@@ -70,8 +71,8 @@ def untrained_critic(case: Case) -> Finding | None:
         (),
         ("the learning rate is too small, or so large that the fit goes nowhere",
          "too few epochs", "returns on a scale that the network does not reach"),
-        (*_other_fits(case, "--value-learning-rate (now {:g}, default 0.003)", 1),
-         f"--value-epochs (now {case.config.value_epochs}, default {TRPOConfig().value_epochs})",
+        (*_other_fits(case, f"--value-learning-rate (now {{:g}}, default {rate:g})", 1),
+         f"--value-epochs (now {case.config.value_epochs}, default {epochs})",
          "--normalize-rewards"),
     )  # fmt: skip
 

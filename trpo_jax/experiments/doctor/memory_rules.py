@@ -16,7 +16,7 @@ def unused_memory(case: Case) -> Finding | None:
     if "memory_use" not in case.history:
         return None
     use = case["memory_use"]
-    late = _late(use)
+    late = float(np.median(use[case.last_quarter]))
     if not late < UNUSED:
         return None
     return Finding(
@@ -35,7 +35,7 @@ def saturated_memory(case: Case) -> Finding | None:
     if "carry_saturation" not in case.history:
         return None
     share = case["carry_saturation"]
-    late = _late(share)
+    late = float(np.median(share[case.last_quarter]))
     if not late > SATURATED:
         return None
     return Finding(
@@ -45,8 +45,3 @@ def saturated_memory(case: Case) -> Finding | None:
         ("observations that are large or far from zero", "steps too large for the memory"),
         ("--normalize-observations", "smaller --max-kl", "--memory mingru"),
     )  # fmt: skip
-
-
-def _late(values: np.ndarray) -> float:
-    """Median of the last quarter."""
-    return float(np.median(values[-max(1, len(values) // 4) :]))

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from trpo_jax.envs.base import observation_spec
-from trpo_jax.experiments.export.inputs import CARRY, MASK, NOISE, Input
+from trpo_jax.experiments.export.inputs import MASK, NOISE, OBS, Input
 from trpo_jax.learner.acting import Acting
 from trpo_jax.learner.normalization import EPSILON
 from trpo_jax.learner.parts import Parts
@@ -88,11 +88,7 @@ class Description(NamedTuple):
 def describe(parts: Parts, state: Acting, inputs: tuple[Input, ...]) -> Description:
     """The description of a built-in policy, with its parameters and statistics as NumPy arrays."""
     names = [each.name for each in inputs]
-    observations = tuple(
-        each
-        for each in inputs
-        if each.name not in (MASK, NOISE) and each.name.partition("/")[0] != CARRY
-    )
+    observations = tuple(each for each in inputs if each.role == OBS)
     spec, space = observation_spec(parts.env), parts.env.action_space
     body = policy_body(shapes_of(policy_part(spec)), parts.config)
     head = state.policy_params["params"]["head"]

@@ -15,7 +15,7 @@ from trpo_jax.experiments.export.inputs import (
     observation_inputs,
     require_zeros_at_first,
 )
-from trpo_jax.learner.agent import Agent, require_own_state
+from trpo_jax.learner.agent import Agent, require_agent, require_own_state
 from trpo_jax.learner.normalization import RunningStatistics
 from trpo_jax.learner.types import TrainState
 
@@ -77,8 +77,7 @@ def export_policy(
 
 
 def _require(agent: Any, state: Any, path: Any, format: Any) -> None:
-    if not isinstance(agent, Agent):
-        raise ValueError(f"agent={agent!r} must be an Agent, from trpo_jax.make_trpo")
+    require_agent("agent", agent)
     if not isinstance(path, str | os.PathLike) or not Path(path).name or Path(path).is_dir():
         raise ValueError(f"path={str(path)!r} must be the path of a file to write")
     if format not in get_args(Format):

@@ -26,6 +26,11 @@ class Input(NamedTuple):
     dtype: np.dtype
     """Its type, that of the environment."""
 
+    @property
+    def role(self) -> str:
+        """ "obs", "action_mask", "noise" or "carry"."""
+        return self.name.partition("/")[0]
+
 
 def observation_inputs(parts: Parts) -> tuple[Input, ...]:
     """The policy's part of an observation, leaf by leaf, in the order of the tree."""

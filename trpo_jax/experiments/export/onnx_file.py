@@ -41,7 +41,7 @@ def contents(
         action, kind = _move(graph, description, features, outputs), TensorProto.FLOAT
         shape = description.bounds.shape
     graph.add("Identity", action, result="action")
-    carries = [each for each in inputs if each.name.partition("/")[0] == CARRY]
+    carries = [each for each in inputs if each.role == CARRY]
     for each, value in zip(carries, after, strict=True):
         graph.add("Identity", value, result=f"next_{each.name}")
     model = helper.make_model(

@@ -73,8 +73,7 @@ def _in_order(paths: Sequence[Path]) -> list[tuple[SweepSpec, Path]]:
 
 def _lanes_of(spec: SweepSpec) -> np.ndarray:
     """Which lanes of the whole sweep a shard has trained, in its own order."""
-    number, total = spec.shard or (1, 1)
-    settings = np.arange(number - 1, len(spec.settings), total)
+    settings = np.array(spec.own_numbers())
     return (settings[:, None] * spec.num_seeds + np.arange(spec.num_seeds)).ravel()
 
 

@@ -111,7 +111,7 @@ def _train_all(
         return sweep(
             env,
             spec.config,
-            spec.own_settings(),
+            [spec.settings[number] for number in spec.own_numbers()],
             total_steps=spec.total_steps,
             static=spec.static,
             seeds=range(spec.seed, spec.seed + spec.num_seeds),
