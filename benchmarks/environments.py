@@ -3,6 +3,7 @@
 python benchmarks/environments.py                                 all that have no row yet
 python benchmarks/environments.py --suite brax --backend spring     some
 python benchmarks/environments.py --name Hopper --again             some, measured anew
+python benchmarks/environments.py --suite envpool --every 20        a sample of a large suite
 
 Each environment has a process of its own, so that one which crashes or hangs is a row and not the
 end. Its row is stored at once: an interrupted run goes on where it was.
@@ -56,6 +57,7 @@ def main() -> int:
     parser.add_argument("--suite", choices=SUITES, help="only this suite")
     parser.add_argument("--backend", choices=BACKENDS, help="only this backend of brax")
     parser.add_argument("--name", default="", help="only environments whose id contains this")
+    parser.add_argument("--every", type=int, default=1, help="only every n-th of these")
     parser.add_argument("--limit", type=int, help="at most so many environments in this call")
     parser.add_argument("--again", action="store_true", help="also those that have a row already")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for one environment")
@@ -73,8 +75,9 @@ def main() -> int:
         if env_id.partition("/")[0] == (arguments.suite or env_id.partition("/")[0])
         and arguments.backend in (None, backend)
         and arguments.name in env_id
-        and not isinstance(done.get(key(env_id, backend)), dict)
-    ][: arguments.limit]
+    ][:: arguments.every]
+    cases = [case for case in cases if not isinstance(done.get(key(*case)), dict)]
+    cases = cases[: arguments.limit]
     failed = 0
     with ThreadPoolExecutor(max_workers=arguments.jobs) as pool:
         rows = pool.map(lambda case: in_a_process(*case, arguments), cases)

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 import pytest
+from constrained_mdp import TwoStates
+from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 import trpo_jax
@@ -146,12 +148,20 @@ def oracle(xp, case, params):
     return surrogate, xp.sum(weight[..., None] * xp.exp(old) * (old - new))
 
 
+@functools.cache
+def dense_hessian():
+    """Of the divergence of `make_case()`, by the unrolling by hand. Compiling it takes six times as
+    long as running its operations one by one."""
+    case = make_case()
+    flat, unravel = ravel_pytree(case.params)
+    return np.asarray(jax.hessian(lambda x: oracle(jnp, case, unravel(x))[1])(flat))
+
+
 @pytest.mark.parametrize("curvature", ["hvp", "gauss_newton"])
 def test_curvature_through_time_is_the_dense_hessian(curvature):
     with jax.enable_x64(True):
-        case = make_case()
+        case, dense = make_case(), dense_hessian()
         flat, unravel = ravel_pytree(case.params)
-        dense = jax.jit(jax.hessian(lambda x: oracle(jnp, case, unravel(x))[1]))(flat)
         vectors = jnp.asarray(rng.normal(size=(3, flat.size)))
         for chunk_size in (None, 2):
             product = curvature_product(
@@ -179,9 +189,8 @@ def test_a_step_is_the_one_computed_by_hand():
             cg_tol=1e-14,
             dtype="float64",
         )
-        gradient = jax.jit(jax.grad(lambda x: oracle(jnp, case, unravel(x))[0]))(flat)
-        dense = jax.jit(jax.hessian(lambda x: oracle(jnp, case, unravel(x))[1]))(flat)
-        damped = np.asarray(dense) + damping * np.eye(flat.size)
+        gradient = jax.grad(lambda x: oracle(jnp, case, unravel(x))[0])(flat)
+        damped = dense_hessian() + damping * np.eye(flat.size)
         x = np.linalg.solve(damped, np.asarray(gradient))
         full = np.sqrt(2 * max_kl / (x @ damped @ x)) * x
         assert info.accepted
@@ -369,6 +378,56 @@ def test_seeds_by_vmap_are_the_seeds_alone(agent):
         jax.tree.map(close, lane, getattr(one, name))
 
 
+def test_rematerialization_changes_nothing(agent, rolled):
+    _, end, trajectory = rolled
+    frugal = make_trpo(hidden_cartpole(), CONFIG.replace(rematerialize=True))
+    states = [each.learn(end, trajectory)[0] for each in (agent, frugal)]
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    for name in ("policy_params", "value_params"):
+        jax.tree.map(close, *(getattr(state, name) for state in states))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"algorithm": "cpo"}, {"algorithm": "lagrangian"}, {"critic_memory": False}],
+    ids=str,
+)
+def test_limits_and_critics_of_the_present(changes):
+    config = CONFIG.replace(num_steps=19, **changes)  # ends in mid-episode
+    agent = make_trpo(TwoStates(), config)
+    hparams = trpo_jax.HParams(cost_limit=2.0)
+    state, first = agent.update(agent.init(KEY), hparams)
+    state, second = agent.update(state, hparams)
+    for metrics in (first, second):
+        assert metrics.on_policy_gap < 1e-5
+        assert metrics.kl <= 0.01
+    remembering = changes.get("critic_memory", True)
+    assert (state.actor.carry.critic is None) != remembering
+    if "algorithm" in changes:
+        assert np.abs(state.actor.carry.cost_critic).max() > 0
+        assert np.isfinite(second.cost_estimate)
+
+
+def test_environments_on_the_host_begin_with_fresh_memories():
+    """The memories of a rollout are those of `act` along what was recorded, and a reset row of the
+    simulators takes no step of them."""
+    agent = make_trpo(make_env("gymnasium/CartPole-v1", observe=(0, 2)), CONFIG)
+    state, _ = agent.update(agent.init(KEY))
+    end, trajectory = agent.rollout(state)
+    carry, ended = state.actor.carry.policy, 0
+    assert trajectory.valid.all()
+    for t in range(CONFIG.num_steps):
+        _, carry = agent.act(state, KEY, trajectory.obs[t], deterministic=True, carry=carry)
+        done = np.asarray(trajectory.terminated[t] | trajectory.truncated[t])
+        ended += done.sum()
+        carry = jnp.where(done[:, None], 0, carry)
+    assert ended
+    np.testing.assert_allclose(carry, end.actor.carry.policy, rtol=1e-5, atol=1e-6)
+    _, metrics = agent.learn(end, trajectory)
+    assert metrics.on_policy_gap < 1e-5
+    assert metrics.kl <= 0.01
+
+
 def test_evaluation_begins_with_fresh_memories(agent, rolled):
     start, end, _ = rolled
     forgetful = end.replace(policy_params=start.policy_params)
@@ -449,6 +508,43 @@ def test_an_own_flax_cell_is_unrolled_with_resets():
     np.testing.assert_allclose(last, carry, rtol=1e-4, atol=1e-6)
     config = CONFIG.replace(memory="none", curvature="hvp")
     assert make_trpo(env, config, policy=policy).initial_carry(2).shape == (2, 4)
+
+
+class OwnNNX(nnx.Module):
+    def __init__(self, outputs, rngs):
+        self.cell = nnx.GRUCell(2, 4, rngs=rngs)
+        self.head = nnx.Linear(4, outputs, rngs=rngs)
+
+    def __call__(self, carry, obs):
+        carry, x = self.cell(carry, obs)
+        return carry, self.head(x)
+
+    def initialize_carry(self, input_shape, rngs):
+        return self.cell.initialize_carry(input_shape, rngs)
+
+
+def test_own_nnx_cells_are_policy_and_critic():
+    env = hidden_cartpole()
+    policy = trpo_jax.policy_from_flax(lambda rngs: OwnNNX(2, rngs), env.action_space)
+    critic = trpo_jax.critic_from_flax(lambda rngs: OwnNNX(1, rngs))
+    agent = make_trpo(env, CONFIG.replace(memory="none"), policy=policy, critic=critic)
+    state = agent.init(KEY)
+    module = OwnNNX(2, nnx.Rngs(0))
+    obs = jnp.asarray(rng.normal(size=(T, N, 2)), jnp.float32)
+    params = nnx.state(module)
+    given = {"/".join(map(str, p)): leaf[...] for p, leaf in nnx.to_flat_state(params)}
+    reset = jnp.zeros((T, N), bool).at[2, 1].set(True)
+    distribution, last = policy.apply({"params": given}, policy.initial_carry(N), obs, reset)
+    carry = jnp.zeros((N, 4))
+    for t in range(T):
+        carry = carry.at[1].set(0) if t == 2 else carry
+        carry, logits = module(carry, obs[t])
+        np.testing.assert_allclose(distribution.logits[t], logits, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(last, carry, rtol=1e-4, atol=1e-6)
+    state, metrics = agent.update(state)
+    assert state.actor.carry.critic.shape == (4, 4)
+    assert metrics.on_policy_gap < 1e-5
+    assert metrics.accepted
 
 
 @pytest.mark.parametrize("memory", list(CELLS))
@@ -553,6 +649,8 @@ def test_a_run_with_memory_is_resumed_bit_for_bit(tmp_path):
     states = [trpo_jax.load_run(path)[1] for path in (whole, parts)]
     trees_equal(*(state.actor.carry for state in states))
     trees_equal(*(state.policy_params for state in states))
+    main(["render", str(whole)])
+    assert list(whole.rglob("*.gif"))
 
 
 def test_a_float64_solve_with_memory_takes_nearly_the_same_step(agent, rolled):

@@ -16,8 +16,15 @@ from trpo_jax.policies.distributions import (
     MultiCategorical,
     masked,
 )
-from trpo_jax.policies.policy import Critic, Params, Policy, RecurrentPolicy
-from trpo_jax.policies.recurrent_flax import is_recurrent, recurrent_policy
+from trpo_jax.policies.policy import (
+    Carry,
+    Critic,
+    Params,
+    Policy,
+    RecurrentCritic,
+    RecurrentPolicy,
+)
+from trpo_jax.policies.recurrent_flax import Begin, beginning, over_time
 from trpo_jax.spaces import (
     ActionSpace,
     Box,
@@ -28,7 +35,8 @@ from trpo_jax.spaces import (
     policy_part,
 )
 
-Functions = tuple[Callable[[jax.Array, Any], Params], Callable[[Params, Any], Any]]
+Functions = tuple[Callable[..., Params], Callable[..., Any]]
+"""`init(key, *inputs)` and `apply(params, *inputs)` of a module."""
 
 
 def policy_from_flax(
@@ -49,9 +57,10 @@ def policy_from_flax(
     if it returns a tuple); a module may also return a distribution itself. `method` names a method
     to call instead of `__call__`.
 
-    A linen module with memory takes and returns it, as flax's cells do: `module(carry, obs)` gives
-    (carry, outputs), for one step, and `module.initialize_carry(rng, (n, 1))` the memories of n
-    episodes that begin, [n, ...]. The result is then a `RecurrentPolicy`.
+    A module with memory takes and returns it, as flax's cells do: `module(carry, obs)` gives
+    (carry, outputs), for one step, and `module.initialize_carry(rng, (n, 1))` (of nnx:
+    `module.initialize_carry((n, 1), rngs)`) the memories of n episodes that begin, [n, ...]. The
+    result is then a `RecurrentPolicy`.
 
     Outputs of fewer than 32 bits, such as bfloat16, become float32.
 
@@ -79,42 +88,57 @@ def policy_from_flax(
             return outputs
         return distribution(*outputs) if isinstance(outputs, tuple) else distribution(outputs)
 
-    if is_recurrent(module):
-        return recurrent_policy(module, method, with_own_parameters, as_distribution)
     init_module, apply_module = _functions(module, method)
+    begin = beginning(module)
 
     @sequential_vmap
     def init(key: jax.Array, obs: Any) -> Params:
-        batch = _batched(policy_part(obs))
-        params = init_module(key, batch)
-        return with_own_parameters(params, jax.eval_shape(apply_module, params, batch))
+        inputs = _first_inputs(begin, policy_part(obs))
+        params = init_module(key, *inputs)
+        outputs = jax.eval_shape(apply_module, params, *inputs)
+        return with_own_parameters(params, outputs if begin is None else outputs[1])
 
     def apply(params: Params, obs: Any) -> Any:
         return as_distribution(trees.widened(apply_module(params, policy_part(obs))), params, obs)
 
-    return Policy(init=init, apply=apply)
+    if begin is None:
+        return Policy(init=init, apply=apply)
+    unroll = over_time(apply_module, begin)
+
+    def through_time(params: Params, carry: Carry, obs: Any, reset: jax.Array) -> tuple[Any, Carry]:
+        outputs, carry = unroll(params, carry, policy_part(obs), reset)
+        return as_distribution(trees.widened(outputs), params, obs), carry
+
+    return RecurrentPolicy(init=init, initial_carry=begin, apply=through_time)
 
 
-def critic_from_flax(module: Any, *, method: str | None = None) -> Critic:
+def critic_from_flax(module: Any, *, method: str | None = None) -> Critic | RecurrentCritic:
     """A critic from a linen module, or from a function `rngs -> module` that makes an nnx module.
 
     `module(obs)` takes observations with one batch axis, [B, ...], and returns values [B] or
-    [B, 1]. Everything else is as in `policy_from_flax`.
+    [B, 1]; one with memory, `module(carry, obs)`, gives a `RecurrentCritic`. Everything else is as
+    in `policy_from_flax`.
     """
     init_module, apply_module = _functions(module, method)
+    begin = beginning(module)
 
     @sequential_vmap
     def init(key: jax.Array, obs: Any) -> Params:
-        return init_module(key, _batched(obs))
+        return init_module(key, *_first_inputs(begin, obs))
 
-    def apply(params: Params, obs: Any) -> Any:
-        return trees.widened(apply_module(params, obs))
+    if begin is None:
+        return Critic(init=init, apply=apply_module)
+    return RecurrentCritic(init=init, initial_carry=begin, apply=over_time(apply_module, begin))
 
-    return Critic(init=init, apply=apply)
+
+def _first_inputs(begin: Begin | None, obs: Any) -> tuple[Any, ...]:
+    """What a module is initialised with: one observation, with a batch axis, and any memory."""
+    batch = jax.tree.map(lambda leaf: leaf[None], obs)
+    return (batch,) if begin is None else (begin(1), batch)
 
 
 def _functions(module: Any, method: str | None) -> Functions:
-    """init(key, obs) and apply(params, obs) of a module; params are {"params": …}."""
+    """init(key, *inputs) and apply(params, *inputs) of a module; params are {"params": …}."""
     if isinstance(module, nn.Module):
         return _of_linen(module, method)
     from flax import nnx
@@ -134,16 +158,16 @@ def _functions(module: Any, method: str | None) -> Functions:
 
 
 def _of_linen(module: nn.Module, method: str | None) -> Functions:
-    def init(key: jax.Array, obs: Any) -> Params:
-        variables = module.init(key, obs, method=method)
+    def init(key: jax.Array, *inputs: Any) -> Params:
+        variables = module.init(key, *inputs, method=method)
         mutable = sorted(set(variables) - {"params", "intermediates"})
         if mutable:
             raise ValueError(_MUTABLE.format(type(module).__name__, ", ".join(mutable)))
         return {"params": variables.get("params", {})}
 
-    def apply(params: Params, obs: Any) -> Any:
+    def apply(params: Params, *inputs: Any) -> Any:
         try:
-            return module.apply({"params": params["params"]}, obs, method=method)
+            return module.apply({"params": params["params"]}, *inputs, method=method)
         except InvalidRngError as error:
             first_line = str(error).partition(" (https")[0]
             raise ValueError(_MUTABLE.format(type(module).__name__, first_line)) from None
@@ -154,8 +178,8 @@ def _of_linen(module: nn.Module, method: str | None) -> Functions:
 def _of_nnx(make: Callable[[Any], Any], method: str | None) -> Functions:
     from flax import nnx
 
-    def init(key: jax.Array, obs: Any) -> Params:
-        del obs
+    def init(key: jax.Array, *inputs: Any) -> Params:
+        del inputs
         module = make(nnx.Rngs(key))
         if not isinstance(module, nnx.Module):
             raise ValueError(f"{make!r} returns {module!r}; it must return an nnx module")
@@ -165,7 +189,7 @@ def _of_nnx(make: Callable[[Any], Any], method: str | None) -> Functions:
             raise ValueError(_MUTABLE.format(type(module).__name__, ", ".join(mutable)))
         return {"params": {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(params)}}
 
-    def apply(params: Params, obs: Any) -> Any:
+    def apply(params: Params, *inputs: Any) -> Any:
         abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
         graph, state = nnx.split(abstract)
         flat = [
@@ -173,7 +197,7 @@ def _of_nnx(make: Callable[[Any], Any], method: str | None) -> Functions:
             for path, leaf in nnx.to_flat_state(state)
         ]
         module = nnx.merge(graph, nnx.from_flat_state(flat))
-        return (module if method is None else getattr(module, method))(obs)
+        return (module if method is None else getattr(module, method))(*inputs)
 
     return init, apply
 
@@ -186,11 +210,6 @@ _MUTABLE = (
 
 def _name(path: tuple) -> str:
     return "/".join(map(str, path))
-
-
-def _batched(obs: Any) -> Any:
-    """One observation with a batch axis, as modules otherwise see it."""
-    return jax.tree.map(lambda leaf: leaf[None], obs)
 
 
 def _is_mean_alone(outputs: Any, space: ActionSpace) -> bool:
