@@ -76,8 +76,9 @@ class PlotArguments:
 class RenderArguments:
     """Play one episode with the policy of a run, and write it to a file to watch.
 
-    HTML for brax; a GIF for gymnax environments with a visualiser (classic control needs pygame:
-    pip install 'trpo-jax[render]'); otherwise a plot of observations, actions and rewards.
+    HTML for brax; a GIF for MuJoCo in Gymnasium and Playground (needs OpenGL) and for gymnax
+    environments with a visualiser (classic control needs pygame: pip install 'trpo-jax[render]');
+    otherwise a plot of observations, actions and rewards.
     """
 
     run: RunPath
