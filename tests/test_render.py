@@ -14,7 +14,7 @@ from PIL import Image
 from probe_envs import ConstantReward, Countdown
 
 from trpo_jax import TRPOConfig, make_env, make_trpo
-from trpo_jax.experiments import render
+from trpo_jax.experiments import episodes, gymnax_pictures, render
 
 KEY = jax.random.key(5)
 
@@ -40,7 +40,7 @@ def cartpole():
 def test_an_episode_is_the_one_that_the_environment_gives(cartpole):
     """Its actions, played again step by step, lead to its observations, rewards and end."""
     env, agent, state = cartpole
-    episode = render.play(env, agent, state, KEY)
+    episode = episodes.play(env, agent, state, KEY)
     assert episode.ending == "terminated"
     assert 1 < episode.length < 500
     step = jax.jit(env.step)
@@ -64,30 +64,30 @@ def test_an_episode_is_the_one_that_the_environment_gives(cartpole):
 
 def test_the_key_decides_the_episode_and_the_policy_may_be_sampled(cartpole):
     env, agent, state = cartpole
-    first = render.play(env, agent, state, KEY)
-    again = render.play(env, agent, state, KEY)
+    first = episodes.play(env, agent, state, KEY)
+    again = episodes.play(env, agent, state, KEY)
     np.testing.assert_array_equal(first.obs, again.obs)
-    other = render.play(env, agent, state, jax.random.key(6))
+    other = episodes.play(env, agent, state, jax.random.key(6))
     assert not np.array_equal(first.obs[0], other.obs[0])
-    sampled = render.play(env, agent, state, KEY, deterministic=False)
+    sampled = episodes.play(env, agent, state, KEY, deterministic=False)
     np.testing.assert_array_equal(first.obs[0], sampled.obs[0])
     assert not np.array_equal(first.action[:8], sampled.action[:8])
 
 
 def test_an_episode_ends_as_the_environment_says():
-    cut = render.play(ConstantReward(limit=7), always(0), None, KEY)
+    cut = episodes.play(ConstantReward(limit=7), always(0), None, KEY)
     assert (cut.length, cut.ending) == (7, "truncated")
-    over = render.play(Countdown(longest=4), always(0), None, KEY)
+    over = episodes.play(Countdown(longest=4), always(0), None, KEY)
     assert (over.length, over.ending) == (4, "terminated")
     assert over.states.tolist() == [4, 3, 2, 1, 0]
-    endless = Countdown(longest=render.DEFAULT_MAX_STEPS + 1)
-    unfinished = render.play(endless, always(0), None, KEY)
-    assert (unfinished.length, unfinished.ending) == (render.DEFAULT_MAX_STEPS, "cut")
+    endless = Countdown(longest=episodes.DEFAULT_MAX_STEPS + 1)
+    unfinished = episodes.play(endless, always(0), None, KEY)
+    assert (unfinished.length, unfinished.ending) == (episodes.DEFAULT_MAX_STEPS, "cut")
 
 
 @pytest.mark.parametrize("max_frames", [1, 2, 5, 11, 12, 200])
 def test_frames_are_spread_evenly_from_the_first_state_to_the_last(max_frames):
-    episode = render.Episode(None, np.zeros((10, 1)), np.zeros(10), np.ones(10), "cut")
+    episode = episodes.Episode(None, np.zeros((10, 1)), np.zeros(10), np.ones(10), "cut")
     steps = episode.evenly(max_frames)
     assert len(steps) == len(set(steps)) == min(max_frames, 11)
     assert steps[0] == 0
@@ -126,7 +126,7 @@ def test_classic_control_is_a_gif_that_moves(cartpole, tmp_path):
 
 def test_without_pygame_classic_control_is_a_plot(cartpole, tmp_path, monkeypatch):
     env, agent, state = cartpole
-    monkeypatch.setattr(render, "_can_import", lambda name: False)
+    monkeypatch.setattr(gymnax_pictures, "find_spec", lambda name: None)
     file = render.render(env, agent, state, tmp_path / "episode.gif", key=KEY)
     assert file == tmp_path / "episode.png"
     with Image.open(file) as image:
