@@ -44,6 +44,7 @@ def train(env_id: str, changes: dict):
     [
         *((case, "debug_nans") for case in AGENTS),
         *((case, switch) for case in USUAL for switch in SWITCHES if switch != "debug_nans"),
+        ("float64 solver", "check_tracer_leaks"),
         ("memory", "enable_x64"),
         ("memory", "rank_promotion"),
     ],

@@ -1,7 +1,8 @@
 """Second piece of a trust-region step: the step that the local model proposes."""
 
+import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -92,10 +93,17 @@ def natural_direction(
     a few large operations instead of many small ones. Schulman et al. 2015, app. C.
     """
 
+    local = functools.partial(
+        LocalModel,
+        model.objective._replace(gain=_no_gain, constraints=None),
+        curvature=model.curvature,
+        chunk_size=model.chunk_size,
+    )
+
     def solve(params: Tree, batch: Tree, gradient: jax.Array, damping, tol) -> CGResult:
         if dtype == "float64":
             params, batch, gradient = trees.cast((params, batch, gradient), jnp.float64)
-        here = model._replace(params=params, batch=batch, gradient=gradient)
+        here = local(params, batch, gradient)
         _, unravel = trees.ravel(params)
         product = here.product()
 
@@ -114,6 +122,11 @@ def natural_direction(
     if dtype == "float64":
         solve = in_float64(solve, returned=model.gradient.dtype)
     return solve(model.params, model.batch, model.gradient, damping, cg_tol)
+
+
+def _no_gain(outputs: Tree, batch: Tree) -> NoReturn:
+    """In place of the gain, which may close over arrays such as the coefficient of the entropy."""
+    raise ValueError("model.objective.gain is not there for a preconditioner; use the divergence")
 
 
 def _reason_not_to_step(gradient: Tree, curvature: jax.Array, step: Tree) -> jax.Array:
