@@ -51,14 +51,14 @@ def hasty_compiler():
     yield from _compiling(hastily=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def optimizing_compiler():
     """XLA with its optimisations, for programs that run long."""
     yield from _compiling(hastily=False)
 
 
 def _compiling(hastily):
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", hastily)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
