@@ -64,6 +64,12 @@ def _compiling(hastily):
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture
+def without_plots(monkeypatch):
+    """Runs that end without drawing their overview, which takes them a second."""
+    monkeypatch.setattr("trpo_jax.experiments.plots.overview", lambda run: "none")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled_programs():
     """Free the programs of each file.

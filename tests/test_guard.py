@@ -262,11 +262,6 @@ def test_a_roll_back_returns_what_was_learned_and_nothing_else(run, agent):
     assert returns[12] > 0.8, "rolled back before update 13"
 
 
-@pytest.fixture
-def without_plots(monkeypatch):
-    monkeypatch.setattr("trpo_jax.experiments.plots.overview", lambda run: "none")
-
-
 class Killed(BaseException):
     """Ends a run as a signal would that cannot be caught."""
 
