@@ -1,4 +1,4 @@
-"""What test files share: a problem, compiled programs on disk, and tidying up behind each file."""
+"""What test files share: a problem, a hasty compiler, its programs on disk, and tidying up."""
 
 import gc
 import os
@@ -18,6 +18,9 @@ def pytest_configure(config):
     What one test file has compiled, the next reads from disk. Its key is the program itself, and
     it is made anew for every session. Tests that count compilations count what is asked of the
     compiler, whether or not the answer is on disk (test_compilation.py tests that).
+
+    XLA leaves most of its optimisations out, which takes a third of the time for programs that run
+    once. With JAX_DISABLE_MOST_OPTIMIZATIONS=0 it compiles as it does for users.
     """
     if hasattr(config, "workerinput"):
         return
@@ -27,6 +30,10 @@ def pytest_configure(config):
         "jax_compilation_cache_dir": directory,
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
+    if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") != "0":
+        settings["jax_disable_most_optimizations"] = True
+        flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"
+        os.environ["XLA_FLAGS"] = " ".join(flags)
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
@@ -40,10 +47,27 @@ def make_problem():
 
 @pytest.fixture
 def hasty_compiler():
-    """XLA without most of its optimisations: half the time for programs that run once."""
-    jax.config.update("jax_disable_most_optimizations", True)
+    """XLA without most of its optimisations, whatever the session has."""
+    yield from _compiling(hastily=True)
+
+
+@pytest.fixture
+def optimizing_compiler():
+    """XLA with its optimisations, for programs that run long."""
+    yield from _compiling(hastily=False)
+
+
+def _compiling(hastily):
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", hastily)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def without_plots(monkeypatch):
+    """Runs that end without drawing their overview, which takes them a second."""
+    monkeypatch.setattr("trpo_jax.experiments.plots.overview", lambda run: "none")
 
 
 @pytest.fixture(scope="module", autouse=True)

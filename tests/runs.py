@@ -18,6 +18,7 @@ SMALL = [
     *("--eval-every", "50", "--eval-episodes", "8"),
 ]
 BATCH_SIZE = 64
+TESTS = Path(__file__).parent
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen:
@@ -30,6 +31,28 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )
+
+
+def run_program(program: str, *arguments: str, cwd: Path | None = None, **environment: str) -> str:
+    """What a Python program prints, which can import what tests do, in a process of its own."""
+    paths = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths, **environment},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def with_devices(number: int, program: str, *arguments: str, cwd: Path | None = None) -> str:
+    """The same on a CPU that counts as several devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={number}"
+    return run_program(program, *arguments, cwd=cwd, XLA_FLAGS=flags)
 
 
 def wait_for_update(run: Path, update: int, process: subprocess.Popen, patience: float = 120):

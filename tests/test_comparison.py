@@ -26,8 +26,6 @@ KEY = jax.random.key(5)
 ENV = MatchTheBit()
 POLICY = trpo_jax.policy_from_flax(nn.Dense(2, use_bias=False), ENV.action_space)
 
-pytestmark = pytest.mark.usefixtures("hasty_compiler")
-
 
 @pytest.fixture(scope="module")
 def agent():

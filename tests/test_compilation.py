@@ -1,9 +1,6 @@
 """One program: nothing compiles twice, and everything composes."""
 
 import os
-import subprocess
-import sys
-import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +60,7 @@ def test_the_counter_counts():
         assert len(COMPILATIONS) == before + 1
 
 
+@pytest.mark.usefixtures("optimizing_compiler")
 def test_options_that_xla_has_not_are_left_out():
     """Newer versions of XLA drop options, and refuse programs that name them."""
     known = compilation.options()
@@ -181,43 +179,3 @@ def test_a_float64_solve_under_jit_of_vmap_of_train(curvature, chunk_size):
     single, _ = in_float32.train(first_lane, trpo_jax.HParams(max_kl=0.005), num_updates=2)
     ours = jax.tree.map(lambda x: x[0], ends)
     assert_close(single.policy_params, ours.policy_params, 1e-2, 1e-3)
-
-
-def in_subprocess(code: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def test_everything_works_with_x64_enabled():
-    out = in_subprocess(
-        """
-        import jax, jax.numpy as jnp, numpy as np, trpo_jax
-        assert jnp.ones(()).dtype == jnp.float64
-        for env_id, dtype in (("Pendulum-v1", "float64"), ("CartPole-v1", "float32")):
-            config = trpo_jax.TRPOConfig(
-                num_envs=4, num_steps=16, hidden_sizes=(16,), value_epochs=1, solver_dtype=dtype,
-                normalize_observations=True, normalize_rewards=True)
-            agent = trpo_jax.make_trpo(trpo_jax.make_env(env_id), config)
-            state = agent.init(jax.random.key(0))
-            after, history = agent.train(state, trpo_jax.HParams(), num_updates=2)
-            types = lambda tree: jax.tree.map(lambda x: (x.dtype, x.shape), tree)
-            assert types(state) == types(after), env_id
-            ours = after.replace(actor=after.actor.replace(env_state=()), key=())
-            wide = [jax.tree_util.keystr(path)
-                    for path, leaf in jax.tree_util.tree_flatten_with_path((ours, history))[0]
-                    if leaf.dtype in (jnp.float64, jnp.int64)]
-            assert not wide, (env_id, wide)
-            assert np.asarray(history.accepted).all(), history.status
-            assert (np.asarray(history.kl) <= 0.01).all()
-        print("done")
-        """,
-        JAX_ENABLE_X64="1",
-    )
-    assert out.split()[-1] == "done"

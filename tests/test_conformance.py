@@ -12,7 +12,6 @@ from trpo_jax.envs.host import HostEnvironment, Simulators
 from trpo_jax.envs.transforms import TimeLimit
 from trpo_jax.experiments.conformance.checking import PROMISES
 
-pytestmark = pytest.mark.usefixtures("hasty_compiler")
 STEPS = 40
 
 

@@ -303,6 +303,7 @@ def trained(algorithm):
     return hparams, jax.device_get(train(states, hparams)[1])
 
 
+@pytest.mark.usefixtures("optimizing_compiler")
 @pytest.mark.parametrize("algorithm", ["cpo", "lagrangian"])
 def test_a_constrained_process_is_solved(algorithm):
     """The return of the linear program's optimum within 2 %, at no more cost than the limit.
@@ -318,6 +319,7 @@ def test_a_constrained_process_is_solved(algorithm):
         assert costs.mean() <= limit + 1.96 * costs.std() / np.sqrt(LATE / 4), limit
 
 
+@pytest.mark.usefixtures("optimizing_compiler")
 def test_accepted_steps_of_cpo_satisfy_its_conditions():
     hparams, history = trained("cpo")
     constraint, accepted = history.constraint, history.accepted

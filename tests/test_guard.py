@@ -262,11 +262,6 @@ def test_a_roll_back_returns_what_was_learned_and_nothing_else(run, agent):
     assert returns[12] > 0.8, "rolled back before update 13"
 
 
-@pytest.fixture
-def without_plots(monkeypatch):
-    monkeypatch.setattr("trpo_jax.experiments.plots.overview", lambda run: "none")
-
-
 class Killed(BaseException):
     """Ends a run as a signal would that cannot be caught."""
 
@@ -342,7 +337,7 @@ def test_a_run_stops_once_its_target_is_shown_to_be_reached(agent, tmp_path, gua
     assert int(further.state.num_updates) == NUM_UPDATES
 
 
-@pytest.mark.usefixtures("without_plots", "hasty_compiler")
+@pytest.mark.usefixtures("without_plots")
 def test_environments_on_the_host_are_guarded_alike(tmp_path):
     """Returns do not depend on the policy: it is not worse, and comes into service."""
     env = trpo_jax.make_env(Counting, episode_length=8)

@@ -20,8 +20,6 @@ from trpo_jax.experiments import render
 CONFIG = TRPOConfig(num_envs=3, num_steps=16, hidden_sizes=(8,), value_epochs=1)
 KEY = jax.random.key(3)
 
-pytestmark = pytest.mark.usefixtures("hasty_compiler")
-
 
 @pytest.fixture(scope="module")
 def counting():

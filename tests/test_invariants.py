@@ -80,6 +80,7 @@ def check(metrics, kept, is_finite, size, max_kl):
     np.testing.assert_array_equal(metrics.valid_fraction, 1)
 
 
+@pytest.mark.usefixtures("optimizing_compiler")
 @pytest.mark.parametrize("env_id", ENVS)
 def test_default_settings(env_id):
     agent = trpo_jax.make_trpo(trpo_jax.make_env(env_id))
@@ -91,6 +92,7 @@ def test_default_settings(env_id):
     assert not np.asarray(kept)[np.asarray(metrics.accepted)].any()
 
 
+@pytest.mark.usefixtures("optimizing_compiler")
 @pytest.mark.parametrize("env_id", ENVS)
 def test_hostile_hyperparameters(env_id):
     agent = trpo_jax.make_trpo(trpo_jax.make_env(env_id), TWO_LAYERS)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 import trpo_jax
 
@@ -10,6 +11,7 @@ BOUND = 300.0
 after 81,920: `python benchmarks/published.py --env envpool/Hopper-v4 --steps 1e5`."""
 
 
+@pytest.mark.usefixtures("optimizing_compiler")
 def test_hopper_learns_within_a_hundred_thousand_steps():
     preset = trpo_jax.get_preset("envpool/Hopper-v4")
     agent = trpo_jax.make_trpo(trpo_jax.make_env("envpool/Hopper-v4"), preset.config)

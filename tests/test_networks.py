@@ -164,7 +164,6 @@ class Brightness(trpo_jax.Environment):
         return (later, time + 1), trpo_jax.EnvStep(image, reward, jnp.bool_(False), over)
 
 
-@pytest.mark.usefixtures("hasty_compiler")
 def test_the_network_of_atari_trains():
     config = trpo_jax.TRPOConfig(
         num_envs=4, num_steps=8, hidden_sizes=(8,), network="nature", activation="relu",

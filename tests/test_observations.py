@@ -1,9 +1,6 @@
 """Observations that are trees, and what only the critic sees: leaf by leaf through the program."""
 
 import functools
-import os
-import subprocess
-import sys
 
 import flax.linen as nn
 import jax
@@ -355,50 +352,3 @@ def test_a_checkpoint_keeps_a_tree_of_observations(tmp_path):
                 left, right = jax.random.key_data(left), jax.random.key_data(right)
             assert left.dtype == right.dtype
             np.testing.assert_array_equal(left, right)
-
-
-TWO_DEVICES = """
-import sys
-sys.path.insert(0, {tests!r})
-import jax, jax.numpy as jnp, numpy as np, trpo_jax
-from test_observations import Camera, NORMALIZED
-from trpo_jax import Observation
-
-class Special(Camera):
-    def observe(self, state):
-        seen = super().observe(state)
-        critic = (state["place"], seen["image"])
-        return Observation(seen, critic=critic, action_mask=jnp.arange(3) != state["time"] % 3)
-
-assert jax.device_count() == 2
-agent = trpo_jax.make_trpo(Special(), NORMALIZED)
-alone = agent.init(jax.random.key(0))
-together = trpo_jax.shard_state(alone, jax.make_mesh((2,), ("devices",)))
-for leaf in jax.tree.leaves(together.actor.obs):
-    assert len(leaf.sharding.device_set) == 2 and not leaf.is_fully_replicated
-for leaf in jax.tree.leaves(together.obs_statistics):
-    assert leaf.is_fully_replicated
-for _ in range(3):
-    alone, one = agent.update(alone)
-    together, two = agent.update(together)
-    assert one.accepted and two.accepted
-    np.testing.assert_allclose(one.kl, two.kl, rtol=1e-3)
-vectors = [
-    np.asarray(jax.flatten_util.ravel_pytree((state.policy_params, state.value_params))[0])
-    for state in (alone, together)
-]
-assert np.linalg.norm(vectors[0] - vectors[1]) < 1e-5 * np.linalg.norm(vectors[0])
-print("done")
-"""
-
-
-def test_a_tree_of_observations_is_spread_over_devices():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    result = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES.format(tests=os.path.dirname(__file__))],
-        env={**os.environ, **flags},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.stdout.split()[-1:] == ["done"], result.stderr[-3000:]

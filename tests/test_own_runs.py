@@ -30,6 +30,8 @@ BATCHED = trpo_jax.HParams.stack([trpo_jax.HParams(), trpo_jax.HParams(max_kl=0.
 ENV = MatchTheBit()
 POLICY = trpo_jax.policy_from_flax(nn.Dense(2), ENV.action_space)
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 def half_step(objective, params, batch, hparams, config):
     """A plain gradient step, without a trust region."""

@@ -1,9 +1,6 @@
 """One test for each mistake found in other implementations of TRPO."""
 
 import functools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +9,7 @@ import pytest
 import tiny_problems
 from comparison import same_bits
 from jax.flatten_util import ravel_pytree
+from runs import with_devices
 
 import trpo_jax
 from trpo_jax import HParams, StepStatus, TRPOConfig, line_search
@@ -256,18 +254,7 @@ assert np.abs(averaged - flat(alone)).max() > 0.02 * size  # what a step per wor
 
 
 def test_mistake_09_a_sharded_batch_gives_one_global_step():
-    here = os.path.dirname(__file__)
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    paths = os.pathsep.join([here, os.path.dirname(here), os.environ.get("PYTHONPATH", "")])
-    result = subprocess.run(
-        [sys.executable, "-c", _SHARDED],
-        env={**os.environ, **flags, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    with_devices(2, _SHARDED)
 
 
 def test_mistake_10_the_kl_is_that_of_the_policy_that_results(make_problem):

@@ -92,7 +92,6 @@ def test_the_policy_does_not_see_what_the_critic_is_told(told, cartpole):
     assert told.unwrapped is cartpole.unwrapped
 
 
-@pytest.mark.usefixtures("hasty_compiler")
 def test_training_with_privileged_parameters(told):
     agent = trpo_jax.make_trpo(transformed(told, frame_stack=2), SMALL)
     state, history = agent.train(agent.init(jax.random.key(0)), trpo_jax.HParams(), num_updates=2)
@@ -131,7 +130,6 @@ def draw_gears_as_brax_does(system, keys):
     return system.tree_replace({"actuator.gear": gears}), in_axes
 
 
-@pytest.mark.usefixtures("hasty_compiler")
 def test_the_model_of_brax():
     """A step with the gears drawn is a step of brax with these gears, in both forms."""
     raw = brax_envs.get_environment("inverted_pendulum", backend="spring")

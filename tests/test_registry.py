@@ -368,7 +368,6 @@ def flagged(flag):
     return env
 
 
-@pytest.mark.usefixtures("hasty_compiler")
 def test_other_parameters_are_another_environment_than_the_recipes(tmp_path):
     for keywords in ({}, {"frame_stack": 2}):
         env = make_env("gymnax/CartPole-v1", **keywords)

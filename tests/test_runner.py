@@ -36,7 +36,7 @@ def original(tmp_path_factory):
 
 
 @pytest.fixture
-def run(original, tmp_path):
+def run(original, tmp_path, without_plots):
     """A copy of it that may be damaged."""
     return shutil.copytree(original, tmp_path / "run")
 

@@ -257,7 +257,6 @@ def test_under_jit_and_vmap_and_twice():
     np.testing.assert_array_equal(step.obs[0], env.step(keys[0], state, jnp.zeros(1))[1].obs)
 
 
-@pytest.mark.usefixtures("hasty_compiler")
 def test_a_transformed_environment_trains_on_its_episodes():
     env = transformed(trpo_jax.make_env("CartPole-v1"), **SETTINGS | {"reward_scale": 2.0})
     agent = trpo_jax.make_trpo(env, SMALL)

@@ -47,7 +47,6 @@ MINIATURES = [
 
 
 @pytest.mark.parametrize("words", MINIATURES)
-@pytest.mark.usefixtures("hasty_compiler")
 def test_miniature(words, tmp_path, monkeypatch):
     name, *arguments = words.split()
     monkeypatch.syspath_prepend(str(BENCHMARKS))

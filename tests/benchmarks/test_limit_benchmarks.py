@@ -92,7 +92,6 @@ PARTS = [
 ]  # update_parts, at its own size, is a test of speed.py
 
 
-@pytest.mark.usefixtures("hasty_compiler")
 def test_gpu_script_in_miniature(tmp_path, monkeypatch):
     """The throughput parts differ in their environment only: one of them is enough."""
     import gpu

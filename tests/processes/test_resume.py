@@ -5,7 +5,16 @@ import signal
 
 import numpy as np
 import pytest
-from runs import BATCH_SIZE, SMALL, kill_after, parameters, start, updates_in, wait_for_update
+from runs import (
+    BATCH_SIZE,
+    SMALL,
+    count_lines,
+    kill_after,
+    parameters,
+    start,
+    updates_in,
+    wait_for_update,
+)
 
 NUM_KILLS = 20
 NUM_UPDATES = 800
@@ -46,23 +55,26 @@ def test_twenty_kills_change_no_bit(uninterrupted, tmp_path):
     assert_same_run(run, uninterrupted)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
-)
-def test_a_signal_ends_the_run_with_a_checkpoint(number, code, uninterrupted, tmp_path):
-    run = tmp_path / "run"
-    process = start(
-        "train", *SMALL, *STEPS, "--out", "run", "--checkpoint-every", "5", cwd=tmp_path
-    )
-    wait_for_update(run, 20, process)
-    process.send_signal(number)
-    assert process.wait(timeout=60) == code
-    output = (tmp_path / "output").read_text()
-    assert "--resume run" in output
-    assert "Traceback" not in output
-    reached = updates_in(run)
-    assert 20 < len(reached) < NUM_UPDATES
-    assert (run / "checkpoints" / str(reached[-1])).is_dir()
-    assert '"interrupted"' in (run / "status.json").read_text()
-    assert start("train", "--resume", "run", cwd=tmp_path).wait(timeout=240) == 0
+def test_a_signal_ends_the_run_with_a_checkpoint(uninterrupted, tmp_path):
+    """Ctrl-C, and what a cluster sends to the run that goes on."""
+    run, output = tmp_path / "run", tmp_path / "output"
+    arguments = ["train", *SMALL, *STEPS, "--out", "run"]
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process, before = (
+            start(*arguments, "--checkpoint-every", "5", cwd=tmp_path),
+            count_lines(run),
+        )
+        wait_for_update(run, before + 20, process)
+        process.send_signal(number)
+        assert process.wait(timeout=60) == code
+        printed = output.read_text()
+        output.unlink()
+        assert "--resume run" in printed
+        assert "Traceback" not in printed
+        reached = updates_in(run)
+        assert before + 20 < len(reached) < NUM_UPDATES
+        assert (run / "checkpoints" / str(reached[-1])).is_dir()
+        assert '"interrupted"' in (run / "status.json").read_text()
+        arguments = ["train", "--resume", "run"]
+    assert start(*arguments, cwd=tmp_path).wait(timeout=240) == 0
     assert_same_run(run, uninterrupted)

@@ -2,11 +2,8 @@
 
 import contextlib
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -95,25 +92,47 @@ results = [
 ]
 assert error(*(parameters(result.states) for result in results)) < 1e-5
 np.testing.assert_array_equal(results[0].returns, results[1].returns)
-print("done")
 """
 
 
-def _with_devices(number: int, program: str, *arguments: str, cwd: Path | None = None):
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={number}"}
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        env={**os.environ, **flags, "JAX_PLATFORMS": "cpu"},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_eight_devices_give_the_run_of_one():
-    result = _with_devices(8, EIGHT_DEVICES)
-    assert result.stdout.split()[-1:] == ["done"], result.stderr[-3000:]
+    runs.with_devices(8, EIGHT_DEVICES)
+
+
+TREE_OF_OBSERVATIONS = """
+import jax, jax.numpy as jnp, numpy as np, trpo_jax
+from test_observations import Camera, NORMALIZED
+from trpo_jax import Observation
+
+class Special(Camera):
+    def observe(self, state):
+        seen = super().observe(state)
+        critic = (state["place"], seen["image"])
+        return Observation(seen, critic=critic, action_mask=jnp.arange(3) != state["time"] % 3)
+
+assert jax.device_count() == 2
+agent = trpo_jax.make_trpo(Special(), NORMALIZED)
+alone = agent.init(jax.random.key(0))
+together = trpo_jax.shard_state(alone, jax.make_mesh((2,), ("devices",)))
+for leaf in jax.tree.leaves(together.actor.obs):
+    assert len(leaf.sharding.device_set) == 2 and not leaf.is_fully_replicated
+for leaf in jax.tree.leaves(together.obs_statistics):
+    assert leaf.is_fully_replicated
+for _ in range(3):
+    alone, one = agent.update(alone)
+    together, two = agent.update(together)
+    assert one.accepted and two.accepted
+    np.testing.assert_allclose(one.kl, two.kl, rtol=1e-3)
+vectors = [
+    np.asarray(jax.flatten_util.ravel_pytree((state.policy_params, state.value_params))[0])
+    for state in (alone, together)
+]
+assert np.linalg.norm(vectors[0] - vectors[1]) < 1e-5 * np.linalg.norm(vectors[0])
+"""
+
+
+def test_a_tree_of_observations_is_spread_over_devices():
+    runs.with_devices(2, TREE_OF_OBSERVATIONS)
 
 
 ON_THE_COMMAND_LINE = """
@@ -144,14 +163,12 @@ assert sweep("alone") == sweep("together", "--devices", "2")
 # Stopped before its results were written, it goes on, and says that the devices are others.
 pathlib.Path("together", "results.csv").unlink()
 assert main(["sweep", "--resume", "together"]) == 0
-print("done")
 """
 
 
 def test_seeds_and_sweeps_are_spread_from_the_command_line(tmp_path):
-    result = _with_devices(2, ON_THE_COMMAND_LINE, *MODEL, cwd=tmp_path)
-    assert result.stdout.split()[-1:] == ["done"], result.stderr[-3000:]
-    assert "warning: devices is 1 now and was 2; it goes on, but not bit for bit" in result.stdout
+    printed = runs.with_devices(2, ON_THE_COMMAND_LINE, *MODEL, cwd=tmp_path)
+    assert "warning: devices is 1 now and was 2; it goes on, but not bit for bit" in printed
 
 
 def test_two_processes_give_the_run_of_one_and_end_when_one_is_killed(tmp_path):

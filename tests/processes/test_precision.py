@@ -1,10 +1,6 @@
 """float64 solves where they are hardest: on a batch that is spread over devices."""
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
+from runs import with_devices
 
 SPREAD = """
 import jax, jax.numpy as jnp, numpy as np
@@ -37,23 +33,8 @@ for got, expected in ((spread, alone), (spread_sweep, sweep)):
     assert np.asarray(got[1]).all() and np.asarray(expected[1]).all()
     np.testing.assert_allclose(got[0], expected[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(got[2], expected[2], rtol=1e-3, atol=1e-6)
-print("done")
 """
 
 
 def test_under_sharding_of_the_batch_and_of_the_lanes():
-    tests = Path(__file__).parent
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SPREAD)],
-        env={
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        },
-        cwd=tests,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split()[-1] == "done"
+    with_devices(8, SPREAD)
