@@ -10,20 +10,24 @@ TINY = trpo_jax.TRPOConfig(num_envs=2, num_steps=4, hidden_sizes=(8,), value_epo
 HASTY = {"xla_backend_optimization_level": 0}  # compiles faster; these programs run few times
 
 
-def follow(env, their_reset, their_step, choose, num_steps):
+FUSED = {**HASTY, "xla_cpu_use_fusion_emitters": True} if jax.__version_info__ < (0, 11) else HASTY
+"""As XLA fuses for users, whatever conftest.py tells it: equal expressions round alike."""
+
+
+def follow(env, their_reset, their_step, choose, num_steps, options=HASTY):
     """Play `env` and the library with the same keys and actions; whatever differs fails.
 
     `their_reset(key) -> (state, obs)` and `their_step(key, state, action) -> (state, EnvStep)` call
     the library. `choose(rng, obs) -> (action, their action)`. After an end both begin anew.
     Returns the EnvSteps, as NumPy arrays.
     """
-    begin = jax.jit(lambda key: (env.reset(key), their_reset(key)), compiler_options=HASTY)
+    begin = jax.jit(lambda key: (env.reset(key), their_reset(key)), compiler_options=options)
     advance = jax.jit(
         lambda key, state, action, their_state, their_action: (
             env.step(key, state, action),
             their_step(key, their_state, their_action),
         ),
-        compiler_options=HASTY,
+        compiler_options=options,
     )
     rng, steps, done = np.random.default_rng(0), [], True
     for t in range(num_steps):

@@ -49,7 +49,7 @@ def test_programs_are_kept_unless_told_otherwise(settings, monkeypatch, tmp_path
     assert Path(directory()) == Path(os.path.expanduser("~/.cache/trpo_jax"))
 
 
-def test_a_program_composes_and_has_its_options_alone(monkeypatch):
+def test_a_program_composes_and_has_its_options_alone(monkeypatch, optimizing_compiler):
     chosen = compilation.options(compilation.RUN_ONCE)  # the first call tries which are known
     asked = []
     real = jax.jit

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from following import ends, follow
+from following import FUSED, ends, follow
 from ml_collections import config_dict
 from mujoco_playground import registry
 from mujoco_playground._src import mjx_env
@@ -60,7 +60,7 @@ def test_steps_equal_playgrounds_own_until_each_end(cartpole):
     assert cartpole.max_episode_steps == LIMIT
     theirs = registry.load("CartpoleBalance", config_overrides={"impl": "jax"})
     seen = []
-    steps = follow(cartpole, *sides(theirs), push_or_break(seen), 80)
+    steps = follow(cartpole, *sides(theirs), push_or_break(seen), 80, FUSED)
     terminated, truncated = ends(steps)
     assert terminated >= 2
     assert truncated >= 2
