@@ -60,10 +60,8 @@ def test_a_signal_ends_the_run_with_a_checkpoint(uninterrupted, tmp_path):
     run, output = tmp_path / "run", tmp_path / "output"
     arguments = ["train", *SMALL, *STEPS, "--out", "run"]
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        process, before = (
-            start(*arguments, "--checkpoint-every", "5", cwd=tmp_path),
-            count_lines(run),
-        )
+        before = count_lines(run)
+        process = start(*arguments, "--checkpoint-every", "5", cwd=tmp_path)
         wait_for_update(run, before + 20, process)
         process.send_signal(number)
         assert process.wait(timeout=60) == code
