@@ -4,9 +4,6 @@ The oracles unroll a GRU by hand, one environment and one step at a time.
 """
 
 import functools
-import os
-import subprocess
-import sys
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -18,6 +15,7 @@ import pytest
 from constrained_mdp import TwoStates
 from flax import nnx
 from jax.flatten_util import ravel_pytree
+from runs import with_devices
 
 import trpo_jax
 from trpo_jax import TRPOConfig, make_env, make_trpo
@@ -47,7 +45,6 @@ CONFIG = TRPOConfig(
 )
 KEY = jax.random.key(0)
 rng = np.random.default_rng(0)
-pytestmark = pytest.mark.usefixtures("hasty_compiler")
 
 
 @functools.cache
@@ -628,10 +625,7 @@ np.testing.assert_allclose(alone.actor.carry.policy, carry, rtol=1e-3, atol=1e-4
 
 
 def test_two_devices_are_one():
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    command = [sys.executable, "-c", TWO_DEVICES]
-    outcome = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    with_devices(2, TWO_DEVICES)
 
 
 def test_a_run_with_memory_is_resumed_bit_for_bit(tmp_path):

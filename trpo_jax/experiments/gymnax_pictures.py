@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trpo_jax.experiments.episodes import Episode
 from trpo_jax.experiments.mujoco_pictures import captioned
 
 _CLASSIC_CONTROL = {
@@ -39,7 +40,7 @@ def has_visualizer(name: str) -> bool:
     return name in _OTHERS_WITH_VISUALIZER
 
 
-def of_gymnax(env: Any, episode: Any, steps: Iterator[int]) -> Iterator[Any]:
+def of_gymnax(env: Any, episode: Episode, steps: Iterator[int]) -> Iterator[Any]:
     """Pictures of the states of an episode."""
     draw = _of_classic_control if env.name in _CLASSIC_CONTROL else _by_visualizer
     return draw(env, episode, steps)
@@ -51,7 +52,7 @@ def draw_without_display() -> None:
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
 
-def _of_classic_control(env: Any, episode: Any, steps: Iterator[int]) -> Iterator[Any]:
+def _of_classic_control(env: Any, episode: Episode, steps: Iterator[int]) -> Iterator[Any]:
     """Frames from gymnasium. gymnax's own loop makes a new environment for each frame."""
     draw_without_display()
     import gymnasium
@@ -69,7 +70,7 @@ def _of_classic_control(env: Any, episode: Any, steps: Iterator[int]) -> Iterato
             yield captioned(Image.fromarray(np.asarray(drawn.render())), episode.caption(t))
 
 
-def _by_visualizer(env: Any, episode: Any, steps: Iterator[int]) -> Iterator[Any]:
+def _by_visualizer(env: Any, episode: Episode, steps: Iterator[int]) -> Iterator[Any]:
     """Frames from gymnax's visualiser."""
     import matplotlib.pyplot
     from gymnax.visualize import Visualizer

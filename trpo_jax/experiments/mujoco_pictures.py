@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from trpo_jax.experiments.episodes import Episode
+
 _SIZE = 320
 
 
@@ -44,7 +46,7 @@ def captioned(picture: Any, caption: str, color: str = "black") -> Any:
     return picture
 
 
-def of_playground(env: Any, episode: Any, steps: Iterator[int]) -> Iterator[Any]:
+def of_playground(env: Any, episode: Episode, steps: Iterator[int]) -> Iterator[Any]:
     """Pictures of the states of an episode, with the camera of the model."""
     with explaining_what_is_missing():
         import mujoco

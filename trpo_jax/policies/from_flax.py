@@ -24,7 +24,7 @@ from trpo_jax.policies.policy import (
     RecurrentCritic,
     RecurrentPolicy,
 )
-from trpo_jax.policies.recurrent_flax import Begin, beginning, over_time
+from trpo_jax.policies.recurrent_flax import Begin, beginning, nnx_module, over_time
 from trpo_jax.spaces import (
     ActionSpace,
     Box,
@@ -107,7 +107,7 @@ def policy_from_flax(
 
     def through_time(params: Params, carry: Carry, obs: Any, reset: jax.Array) -> tuple[Any, Carry]:
         outputs, carry = unroll(params, carry, policy_part(obs), reset)
-        return as_distribution(trees.widened(outputs), params, obs), carry
+        return as_distribution(outputs, params, obs), carry
 
     return RecurrentPolicy(init=init, initial_carry=begin, apply=through_time)
 
@@ -126,8 +126,11 @@ def critic_from_flax(module: Any, *, method: str | None = None) -> Critic | Recu
     def init(key: jax.Array, obs: Any) -> Params:
         return init_module(key, *_first_inputs(begin, obs))
 
+    def apply(params: Params, obs: Any) -> Any:
+        return trees.widened(apply_module(params, obs))
+
     if begin is None:
-        return Critic(init=init, apply=apply_module)
+        return Critic(init=init, apply=apply)
     return RecurrentCritic(init=init, initial_carry=begin, apply=over_time(apply_module, begin))
 
 
@@ -180,9 +183,7 @@ def _of_nnx(make: Callable[[Any], Any], method: str | None) -> Functions:
 
     def init(key: jax.Array, *inputs: Any) -> Params:
         del inputs
-        module = make(nnx.Rngs(key))
-        if not isinstance(module, nnx.Module):
-            raise ValueError(f"{make!r} returns {module!r}; it must return an nnx module")
+        module = nnx_module(make, key)
         _, params, rest = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
         mutable = sorted({type(leaf).__name__ for _, leaf in nnx.to_flat_state(rest)})
         if mutable:

@@ -93,11 +93,11 @@ def natural_direction(
     a few large operations instead of many small ones. Schulman et al. 2015, app. C.
     """
 
+    objective = model.objective
+    if dtype == "float64":  # what runs there closes over no array
+        objective = objective._replace(gain=_no_gain, constraints=None)
     local = functools.partial(
-        LocalModel,
-        model.objective._replace(gain=_no_gain, constraints=None),
-        curvature=model.curvature,
-        chunk_size=model.chunk_size,
+        LocalModel, objective, curvature=model.curvature, chunk_size=model.chunk_size
     )
 
     def solve(params: Tree, batch: Tree, gradient: jax.Array, damping, tol) -> CGResult:
@@ -126,7 +126,9 @@ def natural_direction(
 
 def _no_gain(outputs: Tree, batch: Tree) -> NoReturn:
     """In place of the gain, which may close over arrays such as the coefficient of the entropy."""
-    raise ValueError("model.objective.gain is not there for a preconditioner; use the divergence")
+    raise ValueError(
+        "model.objective.gain is not there in float64; a preconditioner has the divergence"
+    )
 
 
 def _reason_not_to_step(gradient: Tree, curvature: jax.Array, step: Tree) -> jax.Array:
